@@ -1,0 +1,224 @@
+"""Pretrain a GPT on a text, as in chapter 5.
+
+Examples:
+    python gpt_train.py                     # the book's settings on the book's text
+    python gpt_train.py --preset quick      # a small GPT, a few minutes on a laptop CPU
+    python gpt_train.py --data my-book.txt --out runs/my-book
+    python gpt_train.py --out runs/my-book --data my-book.txt --resume
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import sys
+from pathlib import Path
+
+import torch
+from matplotlib import pyplot as plt
+from tqdm import tqdm
+
+from llms_from_scratch.ch05 import generate_and_print_sample, plot_losses
+from llms_from_scratch.checkpoint import describe_vocabulary
+from llms_from_scratch.data import load_text
+from llms_from_scratch.data.files import atomic_write
+from llms_from_scratch.script_tools import pick_device, short_errors, writable_folder
+from llms_from_scratch.tokenizer import get_tokenizer
+from llms_from_scratch.training import Trainer
+from previous_chapters import GPTModel, create_dataloader_v1
+
+GPT_CONFIG_124M = {
+    "vocab_size": 50257,  # size of the GPT-2 vocabulary
+    "context_length": 256,  # shortened: GPT-2 has 1024
+    "emb_dim": 768,
+    "n_heads": 12,
+    "n_layers": 12,
+    "drop_rate": 0.1,
+    "qkv_bias": False,
+}
+
+OTHER_SETTINGS = {"learning_rate": 5e-4, "num_epochs": 10, "batch_size": 2, "weight_decay": 0.1}
+
+# Each preset: changes to the model's configuration, and to the settings
+PRESETS = {
+    "book": ({}, {}),
+    "quick": (
+        {"context_length": 128, "emb_dim": 192, "n_heads": 6, "n_layers": 4},
+        {"learning_rate": 1e-3, "num_epochs": 12, "batch_size": 4},
+    ),
+    "tiny": (
+        {"context_length": 32, "emb_dim": 32, "n_heads": 4, "n_layers": 2},
+        {"num_epochs": 1, "batch_size": 16},
+    ),
+}
+
+START_CONTEXT = "Every effort moves you"
+
+
+def main(
+    gpt_config: dict,
+    settings: dict,
+    *,
+    data: str = "the-verdict",
+    device: str = "auto",
+    seed: int = 123,
+    out: str | Path | None = None,
+    resume: bool = False,
+):
+    """Train, and return ``(train_losses, val_losses, tokens_seen, model)``.
+
+    With ``out``, that folder gets ``train-log.jsonl`` (a line per update), ``samples.txt``,
+    ``checkpoint.pth`` and, at the end, ``model.pth``, ``settings.json``, ``loss.pdf`` and ``loss.png``. If a signal stops the
+    run, a checkpoint is written and ``SystemExit`` with 128 + the signal's number is raised.
+    """
+    check_settings(settings)
+    torch.manual_seed(seed)
+    device = pick_device(device)
+    text = load_text(data)
+    out = writable_folder(out) if out else None
+    tokenizer = get_tokenizer("gpt2")
+
+    model = GPTModel(gpt_config).to(device)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings["learning_rate"], weight_decay=settings["weight_decay"]
+    )
+    train_loader, val_loader = create_loaders(text, gpt_config, settings)
+    trainer = Trainer(
+        model,
+        optimizer,
+        train_loader,
+        val_loader,
+        device,
+        num_epochs=settings["num_epochs"],
+        eval_freq=5,
+        eval_iter=1,
+        config=gpt_config,
+        vocabulary=describe_vocabulary(tokenizer),
+        checkpoint_path=out / "checkpoint.pth" if out else None,
+        checkpoint_freq=100,
+        log_path=out / "train-log.jsonl" if out else None,
+        on_epoch_end=lambda: write_sample(model, tokenizer, device, out),
+    )
+    if resume:
+        trainer.resume()
+    elif out:
+        for name in ("train-log.jsonl", "samples.txt"):
+            (out / name).unlink(missing_ok=True)  # of an earlier run
+
+    stopped_by = trainer.run()
+    if stopped_by:
+        print(f"Stopped after {trainer.progress.step} updates; add --resume to continue.")
+        raise SystemExit(128 + stopped_by)
+    progress = trainer.progress
+    if out:
+        save_results(out, model, progress, gpt_config, {**settings, "data": data, "seed": seed})
+    return progress.train_losses, progress.val_losses, progress.track_tokens_seen, model
+
+
+def check_settings(settings: dict) -> None:
+    """Raise ``ValueError`` if the settings lack a key or have one that means nothing here."""
+    unknown = settings.keys() - OTHER_SETTINGS.keys()
+    missing = OTHER_SETTINGS.keys() - settings.keys()
+    if unknown or missing:
+        raise ValueError(
+            f"settings must be {sorted(OTHER_SETTINGS)}; unknown: {sorted(unknown)}, "
+            f"missing: {sorted(missing)}"
+        )
+
+
+def create_loaders(text: str, gpt_config: dict, settings: dict, train_ratio: float = 0.90):
+    """Split the text by characters, 90 % to learn from and 10 % to test on, and make loaders."""
+    split = int(train_ratio * len(text))
+    window = {
+        "batch_size": settings["batch_size"],
+        "max_length": gpt_config["context_length"],
+        "stride": gpt_config["context_length"],
+    }
+    train_loader = create_dataloader_v1(text[:split], **window, shuffle=True, drop_last=True)
+    val_loader = create_dataloader_v1(text[split:], **window, shuffle=False, drop_last=False)
+    return train_loader, val_loader
+
+
+def write_sample(model, tokenizer, device, out: Path | None) -> None:
+    """Print what the model writes after one epoch, and append it to ``samples.txt``."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        generate_and_print_sample(model, tokenizer, device, START_CONTEXT)
+    tqdm.write(printed.getvalue().rstrip())
+    if out:
+        with (out / "samples.txt").open("a", encoding="utf-8") as file:
+            file.write(printed.getvalue())
+
+
+def save_results(out: Path, model, progress, gpt_config: dict, settings: dict) -> None:
+    with atomic_write(out / "model.pth") as temporary:
+        torch.save(model.state_dict(), temporary)
+    results = {
+        "config": gpt_config,
+        "settings": settings,
+        "updates": progress.step,
+        "tokens_seen": progress.tokens_seen,
+        "training_seconds": round(progress.seconds, 1),
+        "final_train_loss": progress.train_losses[-1],
+        "final_val_loss": progress.val_losses[-1],
+    }
+    with atomic_write(out / "settings.json") as temporary:
+        temporary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    tokens = progress.track_tokens_seen
+    epochs = [settings["num_epochs"] * seen / progress.tokens_seen for seen in tokens]
+    plot_losses(
+        epochs,
+        tokens,
+        progress.train_losses,
+        progress.val_losses,
+        save_to=(out / "loss.pdf", out / "loss.png"),
+    )
+    plt.close()
+
+
+def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preset", choices=PRESETS, default="book", help="sizes (default: book)")
+    parser.add_argument(
+        "--data",
+        default="the-verdict",
+        help="a UTF-8 text file, or the name of a known text (default: the-verdict)",
+    )
+    parser.add_argument("--epochs", type=int, help="passes over the text (default: by preset)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    parser.add_argument(
+        "--seed", type=int, default=123, help="of the random numbers (default: 123)"
+    )
+    parser.add_argument(
+        "--out", default="runs/gpt_train", help="folder for all results (default: runs/gpt_train)"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the run in --out from its checkpoint"
+    )
+    return parser, parser.parse_args()
+
+
+if __name__ == "__main__":
+    plt.switch_backend("agg")  # plots go to files only
+    parser, args = parse_args()
+    config_changes, settings_changes = PRESETS[args.preset]
+    gpt_config = GPT_CONFIG_124M | config_changes
+    settings = OTHER_SETTINGS | settings_changes
+    if args.epochs is not None:
+        settings["num_epochs"] = args.epochs
+    with short_errors(parser):
+        try:
+            main(
+                gpt_config,
+                settings,
+                data=args.data,
+                device=args.device,
+                seed=args.seed,
+                out=args.out,
+                resume=args.resume,
+            )
+        except FloatingPointError as error:
+            sys.exit(f"{parser.prog}: {error}")
+    print(f"Wrote model.pth, loss.pdf, loss.png and train-log.jsonl to {args.out}")

@@ -1,0 +1,166 @@
+"""Chapter 5: pretraining a GPT, and what it writes.
+
+Shapes: b = batch size, num_tokens = sequence length, vocab_size = classes.
+"""
+
+import math
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+
+from llms_from_scratch.ch04 import generate_text_simple
+
+
+def text_to_token_ids(text: str, tokenizer) -> torch.Tensor:
+    """Encode a text as a batch of one row: (1, num_tokens)."""
+    encoded = tokenizer.encode(text, allowed_special={"<|endoftext|>"})
+    return torch.tensor(encoded, dtype=torch.long).unsqueeze(0)  # (1, num_tokens)
+
+
+def token_ids_to_text(token_ids: torch.Tensor, tokenizer) -> str:
+    """Decode a batch of one row, (1, num_tokens), or a single row, (num_tokens,)."""
+    return tokenizer.decode(token_ids.flatten().tolist())
+
+
+def calc_loss_batch(
+    input_batch: torch.Tensor,
+    target_batch: torch.Tensor,
+    model: nn.Module,
+    device: torch.device | str,
+) -> torch.Tensor:
+    """Mean cross-entropy of a batch (section 5.1.2).
+
+    Inputs and targets are token ids of shape (b, num_tokens); the result has no dimensions.
+    """
+    input_batch, target_batch = input_batch.to(device), target_batch.to(device)
+    logits = model(input_batch)  # (b, num_tokens, vocab_size)
+    # Each token of each row is one classification over the vocabulary
+    return nn.functional.cross_entropy(logits.flatten(0, 1), target_batch.flatten())
+
+
+def calc_loss_loader(
+    data_loader: Iterable,
+    model: nn.Module,
+    device: torch.device | str,
+    num_batches: int | None = None,
+) -> float:
+    """Mean loss over the first ``num_batches`` batches of a loader, or over all (section 5.1.3).
+
+    The result is NaN if there is no batch.
+    """
+    losses = [
+        calc_loss_batch(input_batch, target_batch, model, device).item()
+        for input_batch, target_batch in islice(data_loader, num_batches)
+    ]
+    return sum(losses) / len(losses) if losses else math.nan
+
+
+def evaluate_model(
+    model: nn.Module,
+    train_loader: Iterable,
+    val_loader: Iterable,
+    device: torch.device | str,
+    eval_iter: int | None,
+) -> tuple[float, float]:
+    """Training and validation loss over ``eval_iter`` batches each, without dropout (section 5.2).
+
+    Leaves the model in the mode, training or evaluation, in which it was.
+    """
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        train_loss = calc_loss_loader(train_loader, model, device, num_batches=eval_iter)
+        val_loss = calc_loss_loader(val_loader, model, device, num_batches=eval_iter)
+    model.train(was_training)
+    return train_loss, val_loss
+
+
+def generate_and_print_sample(
+    model: nn.Module, tokenizer, device: torch.device | str, start_context: str
+) -> None:
+    """Print 50 greedily chosen tokens on one line, to see what the model has learned so far."""
+    was_training = model.training
+    model.eval()
+    context_size = model.pos_emb.weight.shape[0]
+    encoded = text_to_token_ids(start_context, tokenizer).to(device)
+    token_ids = generate_text_simple(
+        model=model, idx=encoded, max_new_tokens=50, context_size=context_size
+    )
+    print(token_ids_to_text(token_ids, tokenizer).replace("\n", " "))
+    model.train(was_training)
+
+
+def train_model_simple(
+    model: nn.Module,
+    train_loader: Iterable,
+    val_loader: Iterable,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device | str,
+    num_epochs: int,
+    eval_freq: int,
+    eval_iter: int,
+    start_context: str,
+    tokenizer,
+) -> tuple[list[float], list[float], list[int]]:
+    """Train a GPT; print losses every ``eval_freq`` updates and a sample per epoch (section 5.2).
+
+    Returns the training losses, the validation losses, and the tokens seen at each of them.
+    """
+    train_losses, val_losses, track_tokens_seen = [], [], []
+    tokens_seen, global_step = 0, -1
+
+    for epoch in range(num_epochs):
+        model.train()
+        for input_batch, target_batch in train_loader:
+            optimizer.zero_grad()  # forget the gradients of the previous batch
+            loss = calc_loss_batch(input_batch, target_batch, model, device)
+            loss.backward()  # gradient of the loss for each weight
+            optimizer.step()  # move the weights against it
+            tokens_seen += input_batch.numel()
+            global_step += 1
+
+            if global_step % eval_freq == 0:
+                train_loss, val_loss = evaluate_model(
+                    model, train_loader, val_loader, device, eval_iter
+                )
+                train_losses.append(train_loss)
+                val_losses.append(val_loss)
+                track_tokens_seen.append(tokens_seen)
+                print(
+                    f"Ep {epoch + 1} (Step {global_step:06d}): "
+                    f"Train loss {train_loss:.3f}, Val loss {val_loss:.3f}"
+                )
+
+        generate_and_print_sample(model, tokenizer, device, start_context)
+
+    return train_losses, val_losses, track_tokens_seen
+
+
+def plot_losses(
+    epochs_seen,
+    tokens_seen,
+    train_losses,
+    val_losses,
+    save_to: Iterable[str | Path] = ("loss-plot.pdf",),
+) -> None:
+    """Plot both losses against epochs (below) and tokens (above), and save the figure."""
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
+
+    fig, ax = plt.subplots(figsize=(5, 3))
+    ax.plot(epochs_seen, train_losses, label="Training loss")
+    ax.plot(epochs_seen, val_losses, linestyle="-.", label="Validation loss")
+    ax.set(xlabel="Epochs", ylabel="Loss")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.legend(loc="upper right")
+
+    tokens_axis = ax.twiny()  # a second x-axis that shares the y-axis
+    tokens_axis.plot(tokens_seen, train_losses, alpha=0)  # invisible, aligns the ticks
+    tokens_axis.set_xlabel("Tokens seen")
+
+    fig.tight_layout()
+    for path in save_to:
+        fig.savefig(path)

@@ -1,0 +1,173 @@
+"""The project's data: ``fetch("the-verdict")`` gives the path of a local, verified file.
+
+It is taken from the first of these places that has it:
+
+1. the cache, ``LLMS_FROM_SCRATCH_CACHE`` or the user's cache folder;
+2. a mirror, ``LLMS_FROM_SCRATCH_MIRROR``: a folder or a base URL with ``<asset>/<file>`` below it;
+3. the URLs of the manifest (not with ``LLMS_FROM_SCRATCH_OFFLINE=1``);
+4. for texts and data sets: the bundled sample of the same format, with a warning.
+"""
+
+import hashlib
+import os
+import shutil
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from llms_from_scratch.data.archive import read_zip_member
+from llms_from_scratch.data.download import DownloadError, download
+from llms_from_scratch.data.files import atomic_write, sha256_of
+from llms_from_scratch.data.manifest import ASSETS, Asset
+
+SAMPLES = Path(__file__).parent / "samples"
+
+
+class SampleDataWarning(UserWarning):
+    """The real data could not be had; a bundled sample of the same format takes its place."""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A local file and where it came from: "cache", "mirror", "download" or "sample"."""
+
+    path: Path
+    source: str
+
+
+def fetch(name: str, *, allow_sample: bool = True) -> Path:
+    """Return the path of a local copy of an asset, downloading it if necessary.
+
+    Every file is checked against the manifest (size and SHA-256) before it is used. Without a
+    source, the bundled sample is returned and a ``SampleDataWarning`` says so; if there is none, or
+    ``allow_sample`` is false, a ``DownloadError`` says what was tried and how to provide the file.
+    Raises ``ValueError`` for a name that is not in the manifest.
+    """
+    return resolve(name, allow_sample=allow_sample).path
+
+
+def resolve(name: str, *, allow_sample: bool = True) -> Fetched:
+    """Like ``fetch``, but also tells where the file came from."""
+    asset = find_asset(name)
+    target = cached_path(asset)
+    if target.is_file():
+        try:
+            check_file(asset, target)
+            return Fetched(target, "cache")
+        except ValueError:
+            target.replace(target.with_name(target.name + ".damaged"))
+    try:
+        return _obtain(asset, target)
+    except DownloadError as error:
+        if asset.sample is None or not allow_sample:
+            raise
+        warnings.warn(
+            f"{asset.name!r} could not be had, so the bundled sample {asset.sample!r} takes its "
+            f"place: results will differ from the book's.\n{error}",
+            SampleDataWarning,
+            stacklevel=3,
+        )
+        return Fetched(SAMPLES / asset.sample, "sample")
+
+
+def load_text(source: str | Path) -> str:
+    """Read a text: the name of an asset, or the path of a UTF-8 file.
+
+    Raises ``FileNotFoundError`` if it is neither, and ``ValueError`` for an empty file or one that
+    is not UTF-8 text.
+    """
+    path = fetch(str(source)) if str(source) in ASSETS else Path(source)
+    if not path.is_file():
+        names = ", ".join(name for name in ASSETS if ASSETS[name].sample)
+        raise FileNotFoundError(f"{source} is neither a file nor a known text ({names})")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8 text (byte {error.start}: {error.reason}): save it as UTF-8"
+        ) from None
+    if "\0" in text:
+        raise ValueError(f"{path} contains NUL characters: it seems to be a binary file")
+    if not text.strip():
+        raise ValueError(f"{path} is empty: there is nothing to read")
+    return text
+
+
+def find_asset(name: str) -> Asset:
+    if name not in ASSETS:
+        raise ValueError(f"unknown asset {name!r}; known are: {', '.join(ASSETS)}")
+    return ASSETS[name]
+
+
+def cache_dir() -> Path:
+    """Where downloads are kept: ``LLMS_FROM_SCRATCH_CACHE``, or the user's cache folder."""
+    return Path(
+        os.environ.get("LLMS_FROM_SCRATCH_CACHE")
+        or platformdirs.user_cache_dir("llms-from-scratch", appauthor=False)
+    )
+
+
+def cached_path(asset: Asset) -> Path:
+    return cache_dir() / asset.folder / asset.file_name
+
+
+def check_file(asset: Asset, path: Path) -> None:
+    """Raise ``ValueError`` if a file is not the asset that the manifest describes."""
+    if asset.sha256:
+        matches = sha256_of(path) == asset.sha256
+    elif asset.member:
+        content = read_zip_member(path, asset.member)
+        matches = hashlib.sha256(content).hexdigest() == asset.member_sha256
+    else:
+        matches = path.stat().st_size == asset.size
+    if not matches:
+        with path.open("rb") as file:
+            start = file.read(512).lstrip().lower()
+        page = start.startswith((b"<!doctype html", b"<html"))
+        what = "a web page (from a proxy or a login form?)" if page else "another or a damaged file"
+        raise ValueError(f"got {what}, {path.stat().st_size} bytes, instead of {asset.file_name}")
+
+
+def _obtain(asset: Asset, target: Path) -> Fetched:
+    """Get an asset from the mirror or from its URLs; ``DownloadError`` if neither has it."""
+    mirror = os.environ.get("LLMS_FROM_SCRATCH_MIRROR", "")
+    failures = []
+    if mirror and "://" not in mirror:
+        try:
+            return Fetched(_copy_from_folder(asset, Path(mirror), target), "mirror")
+        except (OSError, ValueError) as error:
+            failures.append(f"LLMS_FROM_SCRATCH_MIRROR: {error}")
+    urls = [f"{mirror.rstrip('/')}/{asset.folder}/{asset.file_name}"] if "://" in mirror else []
+    urls += [_use_hub_endpoint(url) for url in asset.urls]
+    if os.environ.get("LLMS_FROM_SCRATCH_OFFLINE", "0") not in ("", "0"):
+        failures.append("LLMS_FROM_SCRATCH_OFFLINE is set, so nothing was downloaded")
+    else:
+        try:
+            path = download(urls, target, check=lambda part: check_file(asset, part))
+            return Fetched(path, "download")
+        except DownloadError as error:
+            failures.append(str(error))
+    raise DownloadError(
+        f"{asset.name!r} could not be had:\n  "
+        + "\n".join(failures).replace("\n", "\n  ")
+        + f"\nTo provide it by hand, put the file {asset.file_name} at {target}, or set "
+        f"LLMS_FROM_SCRATCH_MIRROR to a folder that has it as {asset.folder}/{asset.file_name}."
+    )
+
+
+def _copy_from_folder(asset: Asset, mirror: Path, target: Path) -> Path:
+    source = mirror.expanduser() / asset.folder / asset.file_name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(target) as temporary:
+        shutil.copyfile(source, temporary)
+        check_file(asset, temporary)
+    return target
+
+
+def _use_hub_endpoint(url: str) -> str:
+    """Honour ``HF_ENDPOINT``, the Hugging Face hub's own variable for mirrors."""
+    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/")
+    hub = "https://huggingface.co"
+    return endpoint + url[len(hub) :] if endpoint and url.startswith(hub + "/") else url

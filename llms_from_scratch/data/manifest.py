@@ -1,0 +1,62 @@
+"""The one list of files that this project may download: what, from where, and how to check it."""
+
+from dataclasses import dataclass
+
+BOOK_REPOSITORY = "https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/main"
+OPENAI = "https://openaipublic.blob.core.windows.net/gpt-2"
+BACKUP = "https://f001.backblazeb2.com/file/LLMs-from-scratch"
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One downloadable file. On a mirror it lies at ``<folder>/<file_name>``."""
+
+    name: str  # what fetch() is called with
+    file_name: str
+    urls: tuple[str, ...]  # in the order in which they are tried
+    licence: str
+    description: str
+    sha256: str | None = None  # None only if the hash of an archive's member is checked instead
+    size: int | None = None  # bytes
+    member: str | None = None  # the one file of an archive that is used ...
+    member_sha256: str | None = None  # ... and its hash
+    sample: str | None = None  # bundled stand-in of the same format, used without a network
+
+    @property
+    def folder(self) -> str:
+        return self.name.split("/")[0]
+
+
+ASSETS = {
+    asset.name: asset
+    for asset in (
+        Asset(
+            name="the-verdict",
+            file_name="the-verdict.txt",
+            urls=(f"{BOOK_REPOSITORY}/ch02/01_main-chapter-code/the-verdict.txt",),
+            sha256="b41e41a68f0398a3154ae69e2e4c0e2694e17fe0d66730536837f1b01935b31f",
+            size=20_479,
+            licence="public domain",
+            description='Edith Wharton, "The Verdict" (1908), the short story of chapters 2 to 5',
+            sample="short-story.txt",
+        ),
+        Asset(
+            name="gpt2-vocab/vocab.bpe",
+            file_name="vocab.bpe",
+            urls=(f"{OPENAI}/encodings/main/vocab.bpe", f"{OPENAI}/models/124M/vocab.bpe"),
+            sha256="1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+            size=456_318,
+            licence="Modified MIT (OpenAI)",
+            description="merges of the GPT-2 tokenizer (a compressed copy ships with this package)",
+        ),
+        Asset(
+            name="gpt2-vocab/encoder.json",
+            file_name="encoder.json",
+            urls=(f"{OPENAI}/encodings/main/encoder.json", f"{OPENAI}/models/124M/encoder.json"),
+            sha256="196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+            size=1_042_301,
+            licence="Modified MIT (OpenAI)",
+            description="token ids of the GPT-2 tokenizer (this package can rebuild it)",
+        ),
+    )
+}

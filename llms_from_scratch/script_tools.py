@@ -1,0 +1,58 @@
+"""What every command-line script needs: a device, a folder to write to, and short error messages."""
+
+import argparse
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Turn ``"auto"`` into CUDA, else MPS (Apple), else CPU; check any other name.
+
+    Raises ``ValueError`` for an unknown device or one that this machine does not have.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if _mps_works() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used ({reason}); try auto or cpu") from None
+    return device
+
+
+def _mps_works() -> bool:
+    """Whether Apple's GPU gives right answers where some PyTorch versions did not."""
+    if not torch.backends.mps.is_available():
+        return False
+    row = torch.tensor([[1.0, 3.0, 2.0]], device="mps")
+    return row.argmax(dim=-1).item() == 1 and abs(torch.softmax(row, -1).sum().item() - 1) < 1e-5
+
+
+def writable_folder(path: str | Path) -> Path:
+    """Create a folder if necessary and return it; ``ValueError`` if nothing can be written there."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to {folder} ({error.strerror}): choose another folder"
+        ) from None
+    return folder
+
+
+@contextlib.contextmanager
+def short_errors(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """Show what the user can mend as one line, with exit code 2, instead of a traceback."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")

@@ -1,0 +1,267 @@
+"""The training loop of the scripts: ``train_model_simple`` of chapter 5, made fit for long runs.
+
+It shows progress, writes a log, stops on Ctrl-C without losing anything, and continues exactly
+where it stopped. Without these extras it does the same arithmetic in the same order, so for the
+same seed it gives the very numbers of ``train_model_simple``.
+"""
+
+import contextlib
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from llms_from_scratch.ch05 import calc_loss_batch, evaluate_model
+from llms_from_scratch.checkpoint import (
+    get_rng_state,
+    load_checkpoint,
+    save_checkpoint,
+    set_rng_state,
+)
+from llms_from_scratch.data.files import atomic_write
+
+
+@dataclass
+class Progress:
+    """How far training has come, and what it has measured on the way."""
+
+    epoch: int = 0  # the epoch that is under way, from 0
+    batch: int = 0  # batches of it that have been used
+    step: int = 0  # updates of the weights
+    tokens_seen: int = 0
+    seconds: float = 0.0  # spent in training, all runs together
+    step_losses: list[float] = field(default_factory=list)  # one per update
+    train_losses: list[float] = field(default_factory=list)  # one per evaluation, as below
+    val_losses: list[float] = field(default_factory=list)
+    track_tokens_seen: list[int] = field(default_factory=list)
+    epoch_rng: dict | None = None  # random state at the epoch's start: it fixes the data's order
+
+
+class Trainer:
+    """Train a model; see ``run``.
+
+    ``accumulate`` batches make one update: the same gradient as one batch of that many times the
+    size, for less memory. ``config`` and ``vocabulary`` go into the checkpoint and are compared when
+    training is resumed. ``on_epoch_end`` is called without arguments, for a sample say.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        train_loader: torch.utils.data.DataLoader,
+        val_loader: torch.utils.data.DataLoader,
+        device: torch.device | str,
+        *,
+        num_epochs: int,
+        eval_freq: int,
+        eval_iter: int,
+        scheduler=None,
+        accumulate: int = 1,
+        max_grad_norm: float | None = None,
+        autocast_dtype: torch.dtype | None = None,
+        config: dict | None = None,
+        vocabulary: dict | None = None,
+        checkpoint_path: str | Path | None = None,
+        checkpoint_freq: int | None = None,
+        log_path: str | Path | None = None,
+        on_epoch_end: Callable[[], None] | None = None,
+    ):
+        for name, value in (
+            ("num_epochs", num_epochs),
+            ("eval_freq", eval_freq),
+            ("accumulate", accumulate),
+        ):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if len(train_loader) == 0:
+            raise ValueError(
+                "the training data do not fill a single batch: use a longer text, a smaller batch "
+                "size or a shorter context"
+            )
+        self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
+        self.train_loader, self.val_loader, self.device = train_loader, val_loader, device
+        self.num_epochs, self.eval_freq, self.eval_iter = num_epochs, eval_freq, eval_iter
+        self.accumulate, self.max_grad_norm = accumulate, max_grad_norm
+        self.autocast_dtype = autocast_dtype
+        self.config, self.vocabulary = config or {}, vocabulary
+        self.checkpoint_path = Path(checkpoint_path) if checkpoint_path else None
+        self.checkpoint_freq = checkpoint_freq
+        self.log_path = Path(log_path) if log_path else None
+        self.on_epoch_end = on_epoch_end
+        self.progress = Progress()
+
+    @property
+    def updates_per_epoch(self) -> int:
+        return math.ceil(len(self.train_loader) / self.accumulate)
+
+    def save(self) -> None:
+        """Write a checkpoint from which ``resume`` continues exactly."""
+        if self.checkpoint_path:
+            save_checkpoint(
+                self.checkpoint_path,
+                self.model,
+                self.optimizer,
+                self.scheduler,
+                config=self.config,
+                vocabulary=self.vocabulary,
+                progress=asdict(self.progress),
+            )
+
+    def resume(self) -> None:
+        """Take up the run that wrote the checkpoint. Raises ``CheckpointError`` if it is another."""
+        progress = load_checkpoint(
+            self.checkpoint_path,
+            self.model,
+            self.optimizer,
+            self.scheduler,
+            config=self.config,
+            vocabulary=self.vocabulary,
+        )
+        self.progress = Progress(**progress)
+        self._cut_log()
+
+    def run(self) -> int | None:
+        """Train to the end; return ``None``, or the number of the signal that stopped the run.
+
+        SIGINT (Ctrl-C) and SIGTERM end it after the update that is under way, with a checkpoint.
+        Raises ``FloatingPointError`` if the loss is no longer finite, before it harms the weights.
+        """
+        with _delayed_signals() as received, self._progress_bar() as bar:
+            while self.progress.epoch < self.num_epochs:
+                self.model.train()
+                for batches in self._batches_of_update():
+                    started = time.perf_counter()
+                    loss = self._update(batches)
+                    self.progress.seconds += time.perf_counter() - started
+                    self._report(bar, loss)
+                    if received:
+                        self.save()
+                        return received[0]
+                    if self.checkpoint_freq and self.progress.step % self.checkpoint_freq == 0:
+                        self.save()
+                if self.on_epoch_end:
+                    self.on_epoch_end()
+                self.progress.epoch += 1
+                self.progress.batch = 0
+            self.save()
+        return None
+
+    def _batches_of_update(self) -> Iterator[list]:
+        """The rest of this epoch's batches, in lists of up to ``accumulate``.
+
+        A loader draws its order from PyTorch's random numbers. To go on inside an epoch, its order
+        is drawn once more from the state at the epoch's start, and the used batches are passed over.
+        """
+        progress = self.progress
+        if progress.batch == 0:
+            progress.epoch_rng = get_rng_state()
+            iterator = iter(self.train_loader)
+        else:
+            now = get_rng_state()
+            set_rng_state(progress.epoch_rng)
+            iterator = iter(self.train_loader)
+            for _ in range(progress.batch):
+                next(iterator)
+            set_rng_state(now)
+        while batches := list(islice(iterator, self.accumulate)):
+            progress.batch += len(batches)
+            yield batches
+
+    def _update(self, batches: list) -> float:
+        """One update of the weights; returns the mean loss over all tokens of the batches."""
+        self.optimizer.zero_grad()
+        num_tokens = sum(input_batch.numel() for input_batch, _ in batches)
+        mean_loss = 0.0
+        for input_batch, target_batch in batches:
+            with self._autocast():
+                loss = calc_loss_batch(input_batch, target_batch, self.model, self.device)
+            loss = loss * (input_batch.numel() / num_tokens)
+            mean_loss += loss.item()
+            if not math.isfinite(mean_loss):
+                raise FloatingPointError(
+                    f"the loss became {mean_loss} at step {self.progress.step}: try a lower "
+                    "learning rate, gradient clipping, or float32"
+                )
+            loss.backward()
+        if self.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+        self.optimizer.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
+        self.progress.tokens_seen += num_tokens
+        self.progress.step += 1
+        self.progress.step_losses.append(mean_loss)
+        return mean_loss
+
+    def _report(self, bar: tqdm, loss: float) -> None:
+        """Show the loss, write it to the log, and evaluate when it is time to."""
+        progress = self.progress
+        record = {"step": progress.step, "loss": loss, "tokens_seen": progress.tokens_seen}
+        bar.set_postfix(
+            loss=f"{loss:.3f}", tok_per_s=f"{progress.tokens_seen / progress.seconds:,.0f}"
+        )
+        bar.update()
+        if (progress.step - 1) % self.eval_freq == 0:
+            with self._autocast():
+                train_loss, val_loss = evaluate_model(
+                    self.model, self.train_loader, self.val_loader, self.device, self.eval_iter
+                )
+            progress.train_losses.append(train_loss)
+            progress.val_losses.append(val_loss)
+            progress.track_tokens_seen.append(progress.tokens_seen)
+            record |= {"train_loss": train_loss, "val_loss": val_loss}
+            bar.write(
+                f"Ep {progress.epoch + 1} (Step {progress.step - 1:06d}): "
+                f"Train loss {train_loss:.3f}, Val loss {val_loss:.3f}"
+            )
+        if self.log_path:
+            with self.log_path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+
+    def _cut_log(self) -> None:
+        """Drop what the log says about updates after the checkpoint: they will be made again."""
+        if self.log_path is None or not self.log_path.is_file():
+            return
+        with self.log_path.open(encoding="utf-8") as file:
+            kept = list(islice(file, self.progress.step))  # one line per update
+        with atomic_write(self.log_path) as temporary:
+            temporary.write_text("".join(kept), encoding="utf-8")
+
+    def _autocast(self):
+        if self.autocast_dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(torch.device(self.device).type, dtype=self.autocast_dtype)
+
+    def _progress_bar(self) -> tqdm:
+        total = self.num_epochs * self.updates_per_epoch
+        return tqdm(total=total, initial=self.progress.step, unit="step", dynamic_ncols=True)
+
+
+@contextlib.contextmanager
+def _delayed_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in a list instead of dying at once; a second one does kill."""
+    received: list[int] = []
+    previous = {}
+
+    def remember(number, frame):
+        received.append(number)
+        signal.signal(number, previous[number])
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, remember)
+    except ValueError:  # not in the main thread: signals are not ours to handle
+        pass
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

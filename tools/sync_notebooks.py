@@ -1,0 +1,125 @@
+"""Fill the cells of notebooks that show a definition of the package with the package's source.
+
+    python tools/sync_notebooks.py            # rewrite such cells in all notebooks
+    python tools/sync_notebooks.py --check    # change nothing, exit with 1 if a cell differs
+
+A definition is written once, in ``llms_from_scratch``. A notebook cell that shows it carries its
+dotted name in the cell's metadata, ``"definition": "llms_from_scratch.ch03.MultiHeadAttention"``,
+or several names separated by spaces. A cell that defines a name of the package by hand is an error:
+that would be a second home.
+"""
+
+import argparse
+import ast
+import functools
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parent.parent
+# A chapter may show how a definition comes about, step by step, before the final one
+TEACHING_MODULES = ["ch02", "ch03", "ch04", "ch05", "ch06", "ch07"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("notebooks", nargs="*", type=Path, help="default: all of the repository")
+    parser.add_argument("--check", action="store_true", help="report differences, write nothing")
+    args = parser.parse_args()
+    problems = []
+    for path in args.notebooks or all_notebooks():
+        problems += sync_notebook(path.resolve(), write=not args.check)
+    print("\n".join(problems) or "all definition cells show the package's source")
+    return 1 if problems else 0
+
+
+def all_notebooks() -> list[Path]:
+    """The repository's notebooks, those that git does not track yet included."""
+    listing = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.ipynb"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [ROOT / line for line in sorted(set(listing.stdout.splitlines()))]
+
+
+def sync_notebook(path: Path, write: bool) -> list[str]:
+    """Update one notebook's definition cells; return a line for each remaining problem."""
+    notebook = nbformat.read(path, as_version=4)
+    problems, changed = [], False
+    for number, cell in enumerate(notebook.cells):
+        if cell.cell_type != "code":
+            continue
+        where = f"{path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}: cell {number}"
+        names = cell.metadata.get("definition", "").split()
+        if not names:
+            problems += [f"{where}: {problem}" for problem in second_homes(cell.source)]
+            continue
+        try:
+            wanted = "\n\n\n".join(definition_source(name) for name in names)
+        except KeyError as error:
+            problems.append(f"{where}: the package has no {error.args[0]}")
+            continue
+        if cell.source != wanted:
+            if write:
+                cell.source, changed = wanted, True
+            else:
+                problems.append(f"{where}: {' '.join(names)} differs from the package's source")
+    if changed:
+        nbformat.write(notebook, path)
+    return problems
+
+
+@functools.cache
+def module_definitions(module: str) -> dict[str, str]:
+    """Source text of each top-level class, function and constant of a module of the package."""
+    source = (ROOT / Path(*module.split("."))).with_suffix(".py").read_text(encoding="utf-8")
+    lines = source.splitlines()
+    found = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+            names = [node.name]
+        elif isinstance(node, ast.Assign):
+            first, names = node.lineno, [t.id for t in node.targets if isinstance(t, ast.Name)]
+        else:
+            continue
+        for name in names:
+            found[name] = "\n".join(lines[first - 1 : node.end_lineno])
+    return found
+
+
+def definition_source(dotted_name: str) -> str:
+    """Source of ``package.module.Name``; ``KeyError`` with the name if there is none."""
+    module, _, name = dotted_name.rpartition(".")
+    try:
+        return module_definitions(module)[name]
+    except (KeyError, FileNotFoundError):
+        raise KeyError(dotted_name) from None
+
+
+def second_homes(source: str) -> list[str]:
+    """Classes and functions in a cell that the package already defines."""
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:  # a cell with a magic command
+        return []
+    defined = [n.name for n in body if isinstance(n, ast.ClassDef | ast.FunctionDef)]
+    homes = {}
+    for module in TEACHING_MODULES:
+        if (ROOT / "llms_from_scratch" / f"{module}.py").is_file():
+            for name in module_definitions(f"llms_from_scratch.{module}"):
+                homes[name] = f"llms_from_scratch.{module}.{name}"
+    return [
+        f"{name} is {homes[name]}: name that in the cell's metadata, or choose another name"
+        for name in defined
+        if name in homes
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
