@@ -1,4 +1,4 @@
-"""What every command-line script needs: a device, a folder to write to, and short error messages."""
+"""What every script needs: a device, a folder to write to, and short error messages."""
 
 import argparse
 import contextlib
@@ -36,7 +36,7 @@ def _mps_works() -> bool:
 
 
 def writable_folder(path: str | Path) -> Path:
-    """Create a folder if necessary and return it; ``ValueError`` if nothing can be written there."""
+    """Create a folder if necessary and return it; ``ValueError`` if one cannot write there."""
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)

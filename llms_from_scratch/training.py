@@ -48,8 +48,8 @@ class Trainer:
     """Train a model; see ``run``.
 
     ``accumulate`` batches make one update: the same gradient as one batch of that many times the
-    size, for less memory. ``config`` and ``vocabulary`` go into the checkpoint and are compared when
-    training is resumed. ``on_epoch_end`` is called without arguments, for a sample say.
+    size, for less memory. ``config`` and ``vocabulary`` go into the checkpoint and are compared
+    when training is resumed. ``on_epoch_end`` is called without arguments, for a sample say.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Trainer:
             )
 
     def resume(self) -> None:
-        """Take up the run that wrote the checkpoint. Raises ``CheckpointError`` if it is another."""
+        """Take up the run that wrote the checkpoint; ``CheckpointError`` if it was another run."""
         progress = load_checkpoint(
             self.checkpoint_path,
             self.model,
@@ -158,7 +158,7 @@ class Trainer:
         """The rest of this epoch's batches, in lists of up to ``accumulate``.
 
         A loader draws its order from PyTorch's random numbers. To go on inside an epoch, its order
-        is drawn once more from the state at the epoch's start, and the used batches are passed over.
+        is drawn once more from the state at the epoch's start, and used batches are passed over.
         """
         progress = self.progress
         if progress.batch == 0:

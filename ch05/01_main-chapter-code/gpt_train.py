@@ -68,8 +68,9 @@ def main(
     """Train, and return ``(train_losses, val_losses, tokens_seen, model)``.
 
     With ``out``, that folder gets ``train-log.jsonl`` (a line per update), ``samples.txt``,
-    ``checkpoint.pth`` and, at the end, ``model.pth``, ``settings.json``, ``loss.pdf`` and ``loss.png``. If a signal stops the
-    run, a checkpoint is written and ``SystemExit`` with 128 + the signal's number is raised.
+    ``checkpoint.pth`` and, at the end, ``model.pth``, ``settings.json``, ``loss.pdf`` and
+    ``loss.png``. If a signal stops the run, a checkpoint is written and ``SystemExit`` with
+    128 + the signal's number is raised.
     """
     check_settings(settings)
     torch.manual_seed(seed)

@@ -64,8 +64,8 @@ def resolve(name: str, *, allow_sample: bool = True) -> Fetched:
         if asset.sample is None or not allow_sample:
             raise
         warnings.warn(
-            f"{asset.name!r} could not be had, so the bundled sample {asset.sample!r} takes its "
-            f"place: results will differ from the book's.\n{error}",
+            f"the bundled sample {asset.sample!r} takes the place of {asset.name!r}: results will "
+            f"differ from the book's.\n{error}",
             SampleDataWarning,
             stacklevel=3,
         )
