@@ -47,6 +47,7 @@ class Progress:
 class Trainer:
     """Train a model; see ``run``.
 
+    The length is given as ``num_epochs`` or as ``max_steps``, a number of updates.
     ``accumulate`` batches make one update: the same gradient as one batch of that many times the
     size, for less memory. ``config`` and ``vocabulary`` go into the checkpoint and are compared
     when training is resumed. ``on_epoch_end`` is called without arguments, for a sample say.
@@ -60,7 +61,8 @@ class Trainer:
         val_loader: torch.utils.data.DataLoader,
         device: torch.device | str,
         *,
-        num_epochs: int,
+        num_epochs: int | None = None,
+        max_steps: int | None = None,
         eval_freq: int,
         eval_iter: int,
         scheduler=None,
@@ -75,7 +77,7 @@ class Trainer:
         on_epoch_end: Callable[[], None] | None = None,
     ):
         for name, value in (
-            ("num_epochs", num_epochs),
+            ("num_epochs", num_epochs or max_steps or 0),
             ("eval_freq", eval_freq),
             ("accumulate", accumulate),
         ):
@@ -88,7 +90,7 @@ class Trainer:
             )
         self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
         self.train_loader, self.val_loader, self.device = train_loader, val_loader, device
-        self.num_epochs, self.eval_freq, self.eval_iter = num_epochs, eval_freq, eval_iter
+        self.eval_freq, self.eval_iter = eval_freq, eval_iter
         self.accumulate, self.max_grad_norm = accumulate, max_grad_norm
         self.autocast_dtype = autocast_dtype
         self.config, self.vocabulary = config or {}, vocabulary
@@ -96,11 +98,8 @@ class Trainer:
         self.checkpoint_freq = checkpoint_freq
         self.log_path = Path(log_path) if log_path else None
         self.on_epoch_end = on_epoch_end
+        self.max_steps = max_steps or num_epochs * math.ceil(len(train_loader) / accumulate)
         self.progress = Progress()
-
-    @property
-    def updates_per_epoch(self) -> int:
-        return math.ceil(len(self.train_loader) / self.accumulate)
 
     def save(self) -> None:
         """Write a checkpoint from which ``resume`` continues exactly."""
@@ -135,7 +134,7 @@ class Trainer:
         Raises ``FloatingPointError`` if the loss is no longer finite, before it harms the weights.
         """
         with _delayed_signals() as received, self._progress_bar() as bar:
-            while self.progress.epoch < self.num_epochs:
+            while self.progress.step < self.max_steps:
                 self.model.train()
                 for batches in self._batches_of_update():
                     started = time.perf_counter()
@@ -147,10 +146,13 @@ class Trainer:
                         return received[0]
                     if self.checkpoint_freq and self.progress.step % self.checkpoint_freq == 0:
                         self.save()
+                    if self.progress.step == self.max_steps:
+                        break
                 if self.on_epoch_end:
                     self.on_epoch_end()
-                self.progress.epoch += 1
-                self.progress.batch = 0
+                if self.progress.batch == len(self.train_loader):
+                    self.progress.epoch += 1
+                    self.progress.batch = 0
             self.save()
         return None
 
@@ -241,8 +243,9 @@ class Trainer:
         return torch.autocast(torch.device(self.device).type, dtype=self.autocast_dtype)
 
     def _progress_bar(self) -> tqdm:
-        total = self.num_epochs * self.updates_per_epoch
-        return tqdm(total=total, initial=self.progress.step, unit="step", dynamic_ncols=True)
+        return tqdm(
+            total=self.max_steps, initial=self.progress.step, unit="step", dynamic_ncols=True
+        )
 
 
 @contextlib.contextmanager

@@ -1,0 +1,96 @@
+"""Token ids on disk, for texts that are too long to tokenize at each start or to keep in memory."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
+
+from llms_from_scratch.data import load_text
+from llms_from_scratch.data.files import atomic_write
+from llms_from_scratch.tokenizer import END_OF_TEXT
+
+
+def tokenize_file(text_path: str | Path, token_path: str | Path, tokenizer) -> Path:
+    """Write the token ids of a UTF-8 text, and an end-of-text token, as a NumPy array.
+
+    Nothing is done if ``token_path`` is newer than the text. Ids take 2 bytes each, or 4 if the
+    vocabulary has more than 65,536 tokens.
+    """
+    text_path, token_path = Path(text_path), Path(token_path)
+    if token_path.is_file() and token_path.stat().st_mtime > text_path.stat().st_mtime:
+        return token_path
+    token_ids = tokenizer.encode(load_text(text_path), allowed_special={END_OF_TEXT})
+    token_ids.append(tokenizer.eot_token)
+    dtype = np.uint16 if tokenizer.n_vocab <= 1 << 16 else np.uint32
+    token_path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(token_path) as temporary, temporary.open("wb") as file:
+        np.save(file, np.array(token_ids, dtype=dtype))
+    return token_path
+
+
+class TokenFileDataset(Dataset):
+    """Sliding windows over a part of a token file, which stays on the disk.
+
+    ``start`` and ``end`` are fractions of the file. Items are as in ``GPTDatasetV1``: two long
+    tensors of shape (max_length,), the second one token ahead.
+    """
+
+    def __init__(
+        self,
+        token_path: str | Path,
+        max_length: int,
+        stride: int,
+        start: float = 0.0,
+        end: float = 1.0,
+    ):
+        if max_length < 1 or stride < 1:
+            raise ValueError(f"max_length and stride must be at least 1: {max_length=}, {stride=}")
+        tokens = np.load(token_path, mmap_mode="r")
+        self.tokens = tokens[int(start * len(tokens)) : int(end * len(tokens))]
+        self.max_length, self.stride = max_length, stride
+
+    def __len__(self) -> int:
+        return max(0, (len(self.tokens) - self.max_length - 1) // self.stride + 1)
+
+    def __getitem__(self, idx: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if not 0 <= idx < len(self):
+            raise IndexError(f"window {idx} of {len(self)}")
+        first = idx * self.stride
+        window = self.tokens[first : first + self.max_length + 1].astype(np.int64)
+        window = torch.from_numpy(window)  # (max_length + 1,)
+        return window[:-1], window[1:]
+
+
+def create_dataloaders(
+    token_paths: list[Path],
+    train_ratio: float,
+    batch_size: int,
+    max_length: int,
+    stride: int,
+    num_workers: int = 0,
+) -> tuple[DataLoader, DataLoader]:
+    """Loaders for training and validation: the beginning and the rest of each file.
+
+    Raises ``ValueError`` if either part does not fill a single window.
+    """
+    loaders = []
+    for name, start, end in (("training", 0.0, train_ratio), ("validation", train_ratio, 1.0)):
+        parts = [TokenFileDataset(path, max_length, stride, start, end) for path in token_paths]
+        windows = ConcatDataset(parts)
+        if len(windows) == 0:
+            raise ValueError(
+                f"the {name} part of the texts has less than one window of {max_length} tokens: "
+                "use more text or a shorter context"
+            )
+        is_training = name == "training"
+        loaders.append(
+            DataLoader(
+                windows,
+                batch_size=batch_size,
+                shuffle=is_training,
+                drop_last=is_training and len(windows) >= batch_size,
+                num_workers=num_workers,
+            )
+        )
+    return loaders[0], loaders[1]
