@@ -13,6 +13,7 @@ CONNECT_TIMEOUT = 10.0  # seconds until a server must answer
 READ_TIMEOUT = 15.0  # seconds without a single byte
 TRIES = 4  # a URL is given up after this many tries, or at once if a try brings nothing new
 CHUNK = 1 << 16
+CUT_OFF = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 
 
 class DownloadError(RuntimeError):
@@ -76,7 +77,7 @@ def _download_with_retries(url: str, part: Path) -> None:
         before = part.stat().st_size if part.exists() else 0
         try:
             return _append_rest(url, part)
-        except (requests.ConnectionError, requests.Timeout) as error:
+        except CUT_OFF as error:
             received_some = part.exists() and part.stat().st_size > before
             if attempt == TRIES or not received_some:
                 raise error
@@ -120,6 +121,6 @@ def _reason(error: requests.RequestException) -> str:
         return "the certificate could not be verified (a proxy or virus scanner in between?)"
     if isinstance(error, requests.Timeout):
         return "no answer in time"
-    if isinstance(error, requests.ConnectionError):
+    if isinstance(error, CUT_OFF):
         return "no connection, or it was cut"
     return str(error)

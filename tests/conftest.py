@@ -1,0 +1,61 @@
+"""Every test runs without a network, with a data cache of its own and on one CPU thread per worker.
+
+The book's real data are used where LLMS_FROM_SCRATCH_MIRROR names a folder that has them; tests
+that need them are skipped otherwise, with the reason.
+"""
+
+import os
+import runpy
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+OFFLINE = Path(__file__).parent / "offline"
+MIRROR = os.environ.get("LLMS_FROM_SCRATCH_MIRROR", "")
+
+# For this process, and for the processes that tests start
+runpy.run_path(str(OFFLINE / "sitecustomize.py"))
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(OFFLINE), os.environ.get("PYTHONPATH")])
+)
+os.environ["LLMS_FROM_SCRATCH_CACHE"] = tempfile.mkdtemp(prefix="llms-from-scratch-tests-")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MPLBACKEND"] = "agg"
+if MIRROR and "://" not in MIRROR:
+    os.environ["LLMS_FROM_SCRATCH_MIRROR"] = str(Path(MIRROR).resolve())
+
+
+def pytest_collection_modifyitems(items):
+    import torch
+
+    for item in items:
+        if "real_data" in item.keywords and not MIRROR:
+            item.add_marker(pytest.mark.skip(reason="set LLMS_FROM_SCRATCH_MIRROR to real data"))
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    world = f"the book's real data from {MIRROR}" if MIRROR else "bundled samples only"
+    terminalreporter.write_line(f"These tests ran without a network, with {world}.")
+
+
+@pytest.fixture(autouse=True)
+def single_thread():
+    """Small tensors gain nothing from threads, and parallel test workers would fight for cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def the_verdict() -> str:
+    """The text of chapters 2 to 5. Tests that use it are marked ``real_data``."""
+    from llms_from_scratch.data import fetch
+
+    return fetch("the-verdict", allow_sample=False).read_text(encoding="utf-8")
