@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from llms_from_scratch.data import DownloadError
+
 
 def pick_device(name: str = "auto") -> torch.device:
     """Turn ``"auto"`` into CUDA, else MPS (Apple), else CPU; check any other name.
@@ -54,5 +56,5 @@ def short_errors(parser: argparse.ArgumentParser) -> Iterator[None]:
     """Show what the user can mend as one line, with exit code 2, instead of a traceback."""
     try:
         yield
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, DownloadError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")

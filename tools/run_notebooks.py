@@ -52,6 +52,7 @@ def execute(path: Path, timeout: int = 600) -> nbformat.NotebookNode:
     NotebookClient(
         notebook,
         timeout=timeout,
+        coalesce_streams=True,  # one output per stream, however the kernel flushed it
         kernel_name="python3",
         resources={"metadata": {"path": path.parent}},
     ).execute()

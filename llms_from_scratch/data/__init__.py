@@ -18,8 +18,8 @@ from pathlib import Path
 import platformdirs
 
 from llms_from_scratch.data.archive import read_zip_member
-from llms_from_scratch.data.http import DownloadError, download
 from llms_from_scratch.data.files import atomic_write, sha256_of
+from llms_from_scratch.data.http import DownloadError, download
 from llms_from_scratch.data.manifest import ASSETS, Asset
 
 SAMPLES = Path(__file__).parent / "samples"
