@@ -194,9 +194,8 @@ class PyTorchMultiHeadAttention(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         b, num_tokens, d_in = x.shape
         qkv = self.qkv(x).view(b, num_tokens, 3, self.num_heads, self.head_dim)
-        queries, keys, values = qkv.permute(
-            2, 0, 3, 1, 4
-        )  # each (b, num_heads, num_tokens, head_dim)
+        # each (b, num_heads, num_tokens, head_dim)
+        queries, keys, values = qkv.permute(2, 0, 3, 1, 4)
 
         context = nn.functional.scaled_dot_product_attention(
             queries, keys, values, dropout_p=self.dropout if self.training else 0.0, is_causal=True

@@ -4,7 +4,7 @@ Shapes: b = batch size, num_tokens = sequence length, vocab_size = classes.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -12,6 +12,35 @@ import torch
 import torch.nn as nn
 
 from llms_from_scratch.ch04 import generate_text_simple
+from llms_from_scratch.pretrained import choose_pretrained, download_and_load_gpt2, load_pretrained
+from llms_from_scratch.weights.gpt2 import (
+    assign,
+    load_gpt2_params_from_tf_ckpt,
+    load_weights_into_gpt,
+)
+
+# Section 5.5 has more code than a chapter's module should; it is in modules of its own
+__all__ = [
+    "assign",
+    "calc_loss_batch",
+    "calc_loss_loader",
+    "choose_pretrained",
+    "download_and_load_gpt2",
+    "evaluate_model",
+    "generate",
+    "generate_and_print_sample",
+    "generate_stream",
+    "generate_text_simple",
+    "load_gpt2_params_from_tf_ckpt",
+    "load_pretrained",
+    "load_weights_into_gpt",
+    "pick_next_token",
+    "plot_losses",
+    "softmax_with_temperature",
+    "text_to_token_ids",
+    "token_ids_to_text",
+    "train_model_simple",
+]
 
 
 def text_to_token_ids(text: str, tokenizer) -> torch.Tensor:
@@ -164,3 +193,96 @@ def plot_losses(
     fig.tight_layout()
     for path in save_to:
         fig.savefig(path)
+
+
+def softmax_with_temperature(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Probabilities that are sharper for a temperature below 1 and flatter above (section 5.3.1).
+
+    Works along the last dimension. The largest logit is subtracted first, which changes no
+    probability, but keeps the numbers finite for temperatures close to 0.
+    """
+    logits = logits - logits.max(dim=-1, keepdim=True).values
+    return torch.softmax(logits / temperature, dim=-1)
+
+
+def pick_next_token(
+    logits: torch.Tensor,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """Choose one token per row: logits (b, vocab_size) give ids (b, 1) (section 5.3).
+
+    Temperature 0 takes the largest logit. Otherwise a token is drawn at random, from exactly the
+    ``top_k`` most probable ones (``None`` or 0: from all), and from the fewest that together have
+    the probability ``top_p`` (Holtzman et al., "The Curious Case of Neural Text Degeneration",
+    2020).
+    Raises ``ValueError`` for a negative temperature or ``top_k``, or ``top_p`` outside of 0 to 1.
+    """
+    if temperature < 0 or (top_k or 0) < 0 or not 0 <= (1 if top_p is None else top_p) <= 1:
+        raise ValueError(
+            "temperature and top_k must not be negative, and top_p must be from 0 to 1; got "
+            f"{temperature=}, {top_k=}, {top_p=}"
+        )
+    if temperature == 0:
+        return logits.argmax(dim=-1, keepdim=True)  # (b, 1)
+    if top_k:
+        values, indices = logits.topk(min(top_k, logits.shape[-1]), dim=-1)  # (b, top_k)
+        logits = torch.full_like(logits, -torch.inf).scatter(-1, indices, values)
+    probas = softmax_with_temperature(logits, temperature)  # (b, vocab_size)
+    if top_p is not None:
+        ordered, indices = probas.sort(dim=-1, descending=True)
+        enough = ordered.cumsum(dim=-1) - ordered >= top_p  # those before have top_p already
+        enough[:, 0] = False  # the best one always stays
+        probas = probas.masked_fill(enough.scatter(-1, indices, enough), 0.0)
+    return torch.multinomial(probas, num_samples=1, generator=generator)  # (b, 1)
+
+
+def generate_stream(
+    model: nn.Module,
+    idx: torch.Tensor,
+    max_new_tokens: int,
+    context_size: int,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    eos_id: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Iterator[torch.Tensor]:
+    """Yield the next token of each row, (b, 1), as soon as it is known; see ``generate``."""
+    finished = torch.zeros(len(idx), 1, dtype=torch.bool, device=idx.device)
+    for _ in range(max_new_tokens):
+        with torch.no_grad():
+            logits = model(idx[:, -context_size:])[:, -1, :]  # (b, vocab_size)
+        idx_next = pick_next_token(logits, temperature, top_k, top_p, generator)
+        if eos_id is not None:
+            finished |= idx_next == eos_id
+            if finished.all():
+                return
+            idx_next = idx_next.masked_fill(finished, eos_id)
+        idx = torch.cat((idx, idx_next), dim=1)
+        yield idx_next
+
+
+def generate(
+    model: nn.Module,
+    idx: torch.Tensor,
+    max_new_tokens: int,
+    context_size: int,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    eos_id: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """Append up to ``max_new_tokens`` tokens to each row of ``idx``, (b, num_tokens).
+
+    Section 5.3.3. ``pick_next_token`` explains temperature, top-k and top-p; ``generator`` makes the
+    random draws repeatable. A row ends at ``eos_id``; while the others go on, it is filled up with
+    ``eos_id``. When all rows have ended, so does generation; their ends are not appended.
+    """
+    new_tokens = generate_stream(
+        model, idx, max_new_tokens, context_size, temperature, top_k, eos_id, top_p, generator
+    )
+    return torch.cat([idx, *new_tokens], dim=1)

@@ -15,6 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     data = commands.add_parser("data", help="list the data files: what, where from, is it here?")
+    data.add_argument("name", nargs="?", default="", help="only assets whose name begins with this")
     data.set_defaults(run=show_data)
     args = parser.parse_args(argv)
     return args.run(args)
@@ -30,6 +31,8 @@ def show_data(args: argparse.Namespace) -> int:
     )
     print(f"network: {'off, LLMS_FROM_SCRATCH_OFFLINE is set' if offline else 'used if needed'}")
     for asset in ASSETS.values():
+        if not asset.name.startswith(args.name):
+            continue
         size = f"{asset.size:,} bytes" if asset.size else "size unknown"
         print(f"\n{asset.name}\n  {asset.description}\n  {size}, {asset.licence}")
         state = "yes" if cached_path(asset).is_file() else "no"

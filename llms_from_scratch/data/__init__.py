@@ -37,21 +37,22 @@ class Fetched:
     source: str
 
 
-def fetch(name: str, *, allow_sample: bool = True) -> Path:
+def fetch(name: str, *, allow_sample: bool = True, target: Path | None = None) -> Path:
     """Return the path of a local copy of an asset, downloading it if necessary.
 
-    Every file is checked against the manifest (size and SHA-256) before it is used. Without a
+    It lies in the cache, or at ``target``. Every file is checked against the manifest before it is
+    used, as ``check_file`` says. Without a
     source, the bundled sample is returned and a ``SampleDataWarning`` says so; if there is none, or
     ``allow_sample`` is false, a ``DownloadError`` says what was tried and how to provide the file.
     Raises ``ValueError`` for a name that is not in the manifest.
     """
-    return resolve(name, allow_sample=allow_sample).path
+    return resolve(name, allow_sample=allow_sample, target=target).path
 
 
-def resolve(name: str, *, allow_sample: bool = True) -> Fetched:
+def resolve(name: str, *, allow_sample: bool = True, target: Path | None = None) -> Fetched:
     """Like ``fetch``, but also tells where the file came from."""
     asset = find_asset(name)
-    target = cached_path(asset)
+    target = target or cached_path(asset)
     if target.is_file():
         try:
             check_file(asset, target)
@@ -114,18 +115,23 @@ def cached_path(asset: Asset) -> Path:
 
 
 def check_file(asset: Asset, path: Path) -> None:
-    """Raise ``ValueError`` if a file is not the asset that the manifest describes."""
+    """Raise ``ValueError`` if a file is not the asset that the manifest describes.
+
+    Checked is the best that is known of it: its hash, the hash of an archive's member, its size,
+    and always that it is not a web page. (A file of weights says itself how long it must be; that
+    is checked when it is read.)
+    """
+    with path.open("rb") as file:
+        start = file.read(512).lstrip().lower()
+    page = start.startswith((b"<!doctype html", b"<html"))
     if asset.sha256:
         matches = sha256_of(path) == asset.sha256
     elif asset.member:
         content = read_zip_member(path, asset.member)
         matches = hashlib.sha256(content).hexdigest() == asset.member_sha256
     else:
-        matches = path.stat().st_size == asset.size
+        matches = asset.size in (None, path.stat().st_size) and not page
     if not matches:
-        with path.open("rb") as file:
-            start = file.read(512).lstrip().lower()
-        page = start.startswith((b"<!doctype html", b"<html"))
         what = "a web page (from a proxy or a login form?)" if page else "another or a damaged file"
         raise ValueError(f"got {what}, {path.stat().st_size} bytes, instead of {asset.file_name}")
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 BOOK_REPOSITORY = "https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/main"
 OPENAI = "https://openaipublic.blob.core.windows.net/gpt-2"
+HUB = "https://huggingface.co"  # HF_ENDPOINT replaces it
 BACKUP = "https://f001.backblazeb2.com/file/LLMs-from-scratch"
 
 
@@ -16,7 +17,7 @@ class Asset:
     urls: tuple[str, ...]  # in the order in which they are tried
     licence: str
     description: str
-    sha256: str | None = None  # None only if the hash of an archive's member is checked instead
+    sha256: str | None = None  # None: see check_file for what is checked instead
     size: int | None = None  # bytes
     member: str | None = None  # the one file of an archive that is used ...
     member_sha256: str | None = None  # ... and its hash
@@ -25,6 +26,45 @@ class Asset:
     @property
     def folder(self) -> str:
         return self.name.split("/")[0]
+
+
+GPT2_SIZES = {"124M": "gpt2", "355M": "gpt2-medium", "774M": "gpt2-large", "1558M": "gpt2-xl"}
+
+# Sizes in bytes where they are known; vocabulary and token ids are the same for all models
+OPENAI_FILES = {
+    "checkpoint": {"124M": 77, "355M": 77},
+    "hparams.json": {"124M": 90, "355M": 91, "1558M": 91},
+    "model.ckpt.data-00000-of-00001": {"124M": 497_759_232, "355M": 1_419_292_672},
+    "model.ckpt.index": {"124M": 5_215, "355M": 10_399},
+    "model.ckpt.meta": {"124M": 471_155, "355M": 926_519},
+}
+
+
+def _gpt2_weights() -> list[Asset]:
+    """Each GPT-2 as the hub's safetensors file, and as OpenAI's TensorFlow checkpoint."""
+    assets = []
+    for size, hub_name in GPT2_SIZES.items():
+        assets.append(
+            Asset(
+                name=f"{hub_name}/model.safetensors",
+                file_name="model.safetensors",
+                urls=(f"{HUB}/openai-community/{hub_name}/resolve/main/model.safetensors",),
+                licence="Modified MIT (OpenAI)",
+                description=f"weights of GPT-2, {size} parameters, in the hub's format",
+            )
+        )
+        assets += [
+            Asset(
+                name=f"openai-{size}/{file_name}",
+                file_name=file_name,
+                urls=(f"{OPENAI}/models/{size}/{file_name}", f"{BACKUP}/gpt2/{size}/{file_name}"),
+                licence="Modified MIT (OpenAI)",
+                description=f"part of OpenAI's TensorFlow checkpoint of GPT-2, {size} parameters",
+                size=sizes.get(size),
+            )
+            for file_name, sizes in OPENAI_FILES.items()
+        ]
+    return assets
 
 
 ASSETS = {
@@ -58,5 +98,6 @@ ASSETS = {
             licence="Modified MIT (OpenAI)",
             description="token ids of the GPT-2 tokenizer (this package can rebuild it)",
         ),
+        *_gpt2_weights(),
     )
 }

@@ -1,0 +1,111 @@
+"""Generate text with a pretrained GPT, as in chapter 5.
+
+Examples:
+    python gpt_generate.py --prompt "Every effort moves you"
+    python gpt_generate.py --model gpt2-tiny --temperature 0     # bundled, needs no download
+    python gpt_generate.py --model path/to/folder --prompt "It was"
+
+A folder holds config.json and model.safetensors, as on the Hugging Face hub, or OpenAI's checkpoint.
+"""
+
+import argparse
+import sys
+
+import torch
+
+from llms_from_scratch.ch05 import (
+    assign,
+    choose_pretrained,
+    download_and_load_gpt2,
+    generate,
+    generate_stream,
+    load_gpt2_params_from_tf_ckpt,
+    load_pretrained,
+    load_weights_into_gpt,
+    text_to_token_ids,
+    token_ids_to_text,
+)
+from llms_from_scratch.script_tools import TextStream, pick_device, short_errors
+from llms_from_scratch.tokenizer import get_tokenizer
+
+__all__ = [
+    "assign",
+    "download_and_load_gpt2",
+    "generate",
+    "load_gpt2_params_from_tf_ckpt",
+    "load_weights_into_gpt",
+    "main",
+    "text_to_token_ids",
+    "token_ids_to_text",
+]
+
+
+def main(
+    input_prompt: str,
+    model_name: str = "gpt2-small (124M)",
+    device: str = "auto",
+    *,
+    max_new_tokens: int = 25,
+    temperature: float = 1.0,
+    top_k: int | None = 50,
+    seed: int = 123,
+    exact_model: bool = False,
+) -> None:
+    """Print the prompt and, token by token, what the model makes of it.
+
+    If the model cannot be downloaded, the bundled one is used, unless ``exact_model`` is set.
+    """
+    if not input_prompt:
+        raise ValueError("the prompt is empty: give at least one character to continue")
+    device = pick_device(device)
+    pretrained = (load_pretrained if exact_model else choose_pretrained)(model_name)
+    tokenizer = get_tokenizer("gpt2")
+    token_ids = text_to_token_ids(input_prompt, tokenizer).to(device)
+
+    torch.manual_seed(seed)
+    new_tokens = generate_stream(
+        pretrained.model.to(device),
+        token_ids,
+        max_new_tokens,
+        context_size=pretrained.config["context_length"],
+        temperature=temperature,
+        top_k=top_k,
+    )
+    print("Output text:")
+    stream = TextStream(tokenizer)
+    print(input_prompt, end="", flush=True)
+    for idx_next in new_tokens:
+        print(stream.add(idx_next.item()), end="", flush=True)
+    print(stream.rest())
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--prompt", default="Every effort moves you", help="text to continue")
+    parser.add_argument(
+        "--model",
+        default="gpt2-small (124M)",
+        help='"gpt2-small (124M)", "gpt2-medium (355M)", "gpt2-large (774M)", "gpt2-xl (1558M)", '
+        '"gpt2-tiny", or a folder (default: gpt2-small, else the bundled gpt2-tiny)',
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    parser.add_argument("--max-new-tokens", type=int, default=25, help="default: 25")
+    parser.add_argument("--temperature", type=float, default=1.0, help="0: greedy (default: 1)")
+    parser.add_argument("--top-k", type=int, default=50, help="0: all tokens (default: 50)")
+    parser.add_argument("--seed", type=int, default=123, help="of the random draws (default: 123)")
+    args = parser.parse_args()
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a console may lack some characters
+    with short_errors(parser):
+        main(
+            args.prompt,
+            args.model,
+            args.device,
+            max_new_tokens=args.max_new_tokens,
+            temperature=args.temperature,
+            top_k=args.top_k,
+            seed=args.seed,
+            exact_model=args.model != parser.get_default("model"),
+        )
