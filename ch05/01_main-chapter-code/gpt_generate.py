@@ -5,7 +5,8 @@ Examples:
     python gpt_generate.py --model gpt2-tiny --temperature 0     # bundled, needs no download
     python gpt_generate.py --model path/to/folder --prompt "It was"
 
-A folder holds config.json and model.safetensors, as on the Hugging Face hub, or OpenAI's checkpoint.
+A folder holds config.json and model.safetensors, as on the Hugging Face hub, or a checkpoint of
+OpenAI's.
 """
 
 import argparse
@@ -41,8 +42,9 @@ __all__ = [
 
 
 def main(
+    gpt_config: dict | None,
     input_prompt: str,
-    model_name: str = "gpt2-small (124M)",
+    model_size: str = "gpt2-small (124M)",
     device: str = "auto",
     *,
     max_new_tokens: int = 25,
@@ -53,12 +55,19 @@ def main(
 ) -> None:
     """Print the prompt and, token by token, what the model makes of it.
 
-    If the model cannot be downloaded, the bundled one is used, unless ``exact_model`` is set.
+    The model brings its configuration; a ``gpt_config`` that contradicts it is a ``ValueError``. If
+    the model cannot be downloaded, the bundled one is used, unless ``exact_model`` is set.
     """
     if not input_prompt:
         raise ValueError("the prompt is empty: give at least one character to continue")
     device = pick_device(device)
-    pretrained = (load_pretrained if exact_model else choose_pretrained)(model_name)
+    pretrained = (load_pretrained if exact_model else choose_pretrained)(model_size)
+    if gpt_config is not None and pretrained.name == model_size:
+        for key in ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers"):
+            if gpt_config[key] != pretrained.config[key]:
+                raise ValueError(
+                    f"{model_size} has {key} {pretrained.config[key]}, not {gpt_config[key]}"
+                )
     tokenizer = get_tokenizer("gpt2")
     token_ids = text_to_token_ids(input_prompt, tokenizer).to(device)
 
@@ -100,6 +109,7 @@ if __name__ == "__main__":
         sys.stdout.reconfigure(errors="replace")  # a console may lack some characters
     with short_errors(parser):
         main(
+            None,
             args.prompt,
             args.model,
             args.device,

@@ -14,14 +14,12 @@ Ctrl-C saves and stops; the same command with --resume continues exactly.
 """
 
 import argparse
-import json
 import math
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from llms_from_scratch.ch04 import GPTModelFast
 from llms_from_scratch.data.files import atomic_write
@@ -29,6 +27,7 @@ from llms_from_scratch.script_tools import pick_device, short_errors, writable_f
 from llms_from_scratch.token_files import create_dataloaders, tokenize_file
 from llms_from_scratch.tokenizer import get_tokenizer
 from llms_from_scratch.training import Trainer
+from llms_from_scratch.weights.gpt2 import export_to_hub_folder
 
 CONFIG = {
     "vocab_size": 50257,
@@ -66,12 +65,14 @@ def main() -> None:
         output_dir = writable_folder(args.output_dir)
         device = pick_device(args.device)
         token_paths = tokenize_folder(Path(args.data_dir), output_dir / "tokens")
-        used_ids = np.unique(np.concatenate([np.load(path) for path in token_paths]))
+        all_tokens = np.concatenate([np.load(path) for path in token_paths])
+        used_ids, counts = np.unique(all_tokens, return_counts=True)
         compact_paths = renumber(token_paths, used_ids, output_dir / "compact")
         compact_model = train_compact(compact_paths, len(used_ids), output_dir, device, args)
-        model = expand(compact_model, used_ids)
+        model = expand(compact_model, used_ids, counts)
         train_full(model, token_paths, output_dir, device)
-        save_model(model, output_dir)
+        folder = export_to_hub_folder(model, CONFIG, output_dir / "model", torch.float16)
+        print(f"Wrote the model to {folder}")
 
 
 def tokenize_folder(folder: Path, token_folder: Path) -> list[Path]:
@@ -149,8 +150,8 @@ def train_compact(token_paths, vocab_size, output_dir, device, args) -> GPTModel
     return model
 
 
-def expand(compact_model: GPTModelFast, used_ids: np.ndarray) -> GPTModelFast:
-    """The same model over the full vocabulary."""
+def expand(compact_model: GPTModelFast, used_ids: np.ndarray, counts: np.ndarray) -> GPTModelFast:
+    """The same model over the full vocabulary; ``counts`` says how often each used id occurs."""
     tokenizer = get_tokenizer("gpt2")
     compact = compact_model.tok_emb.weight.detach()
     row_of = {
@@ -159,11 +160,17 @@ def expand(compact_model: GPTModelFast, used_ids: np.ndarray) -> GPTModelFast:
     }
     model = new_model(CONFIG["vocab_size"]).to(compact.device)
     with torch.no_grad():
+        full = 0.02 * torch.randn(CONFIG["vocab_size"], CONFIG["emb_dim"])  # for unknown bytes
         for token_id in range(CONFIG["vocab_size"]):
             rows = spell(tokenizer.decode_single_token_bytes(token_id), row_of)
-            if rows:  # else: a byte that never occurred keeps its random start
-                model.tok_emb.weight[token_id] = compact[rows].mean(dim=0)
-    rest = compact_model.state_dict()
+            if rows:
+                full[token_id] = compact[rows].mean(dim=0)
+        # Short tokens are frequent. Moved to where rare tokens are, new ones start as rare ones
+        unused = np.setdiff1d(np.arange(CONFIG["vocab_size"]), used_ids)
+        rare = compact[torch.from_numpy(counts.argsort()[: len(counts) // 2])]
+        full[unused] += rare.mean(dim=0) - full[unused].mean(dim=0)
+        model.tok_emb.weight.copy_(full)
+    rest = {name: tensor.cpu() for name, tensor in compact_model.state_dict().items()}
     rest["tok_emb.weight"] = rest["out_head.weight"] = model.tok_emb.weight.detach()
     model.load_state_dict(rest)
     return model
@@ -209,20 +216,6 @@ def train_full(model, token_paths, output_dir, device) -> None:
         autocast_dtype=torch.bfloat16,
         log_path=log_path,
     ).run()
-
-
-def save_model(model: GPTModelFast, output_dir: Path) -> None:
-    """Write model.safetensors in 16-bit floats, the shared matrix once, and config.json."""
-    tensors = {
-        name: tensor.to("cpu", torch.float16).contiguous()
-        for name, tensor in model.state_dict().items()
-        if name != "out_head.weight"
-    }
-    with atomic_write(output_dir / "model.safetensors") as temporary:
-        save_file(tensors, temporary)
-    with atomic_write(output_dir / "config.json") as temporary:
-        temporary.write_text(json.dumps(CONFIG, indent=2) + "\n", encoding="utf-8")
-    print(f"Wrote model.safetensors and config.json to {output_dir}")
 
 
 if __name__ == "__main__":
