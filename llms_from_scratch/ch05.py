@@ -278,8 +278,8 @@ def generate(
 ) -> torch.Tensor:
     """Append up to ``max_new_tokens`` tokens to each row of ``idx``, (b, num_tokens).
 
-    Section 5.3.3. ``pick_next_token`` explains temperature, top-k and top-p; ``generator`` makes the
-    random draws repeatable. A row ends at ``eos_id``; while the others go on, it is filled up with
+    Section 5.3.3. ``pick_next_token`` explains temperature, top-k and top-p; ``generator`` makes
+    the random draws repeatable. A row ends at ``eos_id``; while others go on, it is filled up with
     ``eos_id``. When all rows have ended, so does generation; their ends are not appended.
     """
     new_tokens = generate_stream(

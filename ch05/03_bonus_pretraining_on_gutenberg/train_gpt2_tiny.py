@@ -70,7 +70,7 @@ def main() -> None:
         compact_paths = renumber(token_paths, used_ids, output_dir / "compact")
         compact_model = train_compact(compact_paths, len(used_ids), output_dir, device, args)
         model = expand(compact_model, used_ids, counts)
-        train_full(model, token_paths, output_dir, device)
+        train_full(model.to(device), token_paths, output_dir, device)
         folder = export_to_hub_folder(model, CONFIG, output_dir / "model", torch.float16)
         print(f"Wrote the model to {folder}")
 
@@ -153,12 +153,12 @@ def train_compact(token_paths, vocab_size, output_dir, device, args) -> GPTModel
 def expand(compact_model: GPTModelFast, used_ids: np.ndarray, counts: np.ndarray) -> GPTModelFast:
     """The same model over the full vocabulary; ``counts`` says how often each used id occurs."""
     tokenizer = get_tokenizer("gpt2")
-    compact = compact_model.tok_emb.weight.detach()
+    compact = compact_model.tok_emb.weight.detach().cpu()
     row_of = {
         tokenizer.decode_single_token_bytes(int(token_id)): row
         for row, token_id in enumerate(used_ids)
     }
-    model = new_model(CONFIG["vocab_size"]).to(compact.device)
+    model = new_model(CONFIG["vocab_size"])
     with torch.no_grad():
         full = 0.02 * torch.randn(CONFIG["vocab_size"], CONFIG["emb_dim"])  # for unknown bytes
         for token_id in range(CONFIG["vocab_size"]):
