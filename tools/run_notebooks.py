@@ -48,14 +48,16 @@ def main() -> int:
 def execute(path: Path, timeout: int = 600) -> nbformat.NotebookNode:
     """Run a notebook in its own folder and return it with outputs, free of machine traces."""
     notebook = nbformat.read(path, as_version=4)
-    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # silences a debugger's warning
-    NotebookClient(
+    environment = os.environ | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # no debugger's warning
+    environment.pop("MPLBACKEND", None)  # the kernel shows plots in the notebook
+    client = NotebookClient(
         notebook,
         timeout=timeout,
         coalesce_streams=True,  # one output per stream, however the kernel flushed it
         kernel_name="python3",
         resources={"metadata": {"path": path.parent}},
-    ).execute()
+    )
+    client.execute(env=environment)
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},

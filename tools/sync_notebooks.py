@@ -77,7 +77,9 @@ def sync_notebook(path: Path, write: bool) -> list[str]:
 @functools.cache
 def module_definitions(module: str) -> dict[str, str]:
     """Source text of each top-level class, function and constant of a module of the package."""
-    source = (ROOT / Path(*module.split("."))).with_suffix(".py").read_text(encoding="utf-8")
+    path = ROOT.joinpath(*module.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    source = path.read_text(encoding="utf-8")
     lines = source.splitlines()
     found = {}
     for node in ast.parse(source).body:

@@ -92,9 +92,12 @@ def _read_entry(value: bytes) -> Entry:
 
 def _read_block(table: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
     """Keys and values of one block. A key repeats the start of the key before it only by length."""
-    if table[offset + size] != 0:
+    block, kind = table[offset : offset + size], table[offset + size]
+    (checksum,) = struct.unpack_from("<I", table, offset + size + 1)
+    if _masked_crc32c(block + bytes([kind])) != checksum:
+        raise ValueError("the index is damaged: the checksum of a block is wrong")
+    if kind != 0:
         raise ValueError("the index is compressed: not supported")
-    block = table[offset : offset + size]
     (num_restarts,) = struct.unpack("<I", block[-4:])
     end = len(block) - 4 - 4 * num_restarts
     position, key = 0, b""
@@ -106,6 +109,21 @@ def _read_block(table: bytes, offset: int, size: int) -> Iterator[tuple[bytes, b
         position += rest
         yield key, block[position : position + length]
         position += length
+
+
+def _masked_crc32c(data: bytes) -> int:
+    """LevelDB's checksum: CRC-32 with Castagnoli's polynomial, rotated, plus a constant.
+
+    >>> hex(_masked_crc32c(b"123456789"))
+    '0xc78ab0e5'
+    """
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def _read_block_handle(data: bytes, position: int) -> tuple[tuple[int, int], int]:

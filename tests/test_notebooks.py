@@ -1,0 +1,155 @@
+"""Every notebook runs top to bottom, shows the package's source, and reads complete offline."""
+
+import ast
+import os
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+import run_notebooks
+import sync_notebooks
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sync_notebooks.all_notebooks()
+MACHINE_PATH = re.compile(r"/root/|/home/|/Users/|/work/|/tmp/|[A-Z]:\\\\?Users")
+REMOTE_IMAGE = re.compile(r"!\[[^\]]*\]\(https?:|<img[^>]+src=[\"']https?:", re.IGNORECASE)
+IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)]+)\)")
+SKIP_TAG = "nbval-skip"  # the output varies: versions, timings
+
+all_notebooks = pytest.mark.parametrize(
+    "path", NOTEBOOKS, ids=lambda path: path.relative_to(ROOT).as_posix()
+)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def text_of(cell) -> str:
+    """What a cell printed and showed as text, without addresses of objects in memory."""
+    parts = []
+    for output in cell.outputs:
+        if output.output_type == "stream" and output.name == "stdout":
+            parts.append(output.text)
+        elif "data" in output:
+            parts.append(output["data"].get("text/plain", ""))
+    return re.sub(r"0x[0-9a-f]+", "0x", "\n".join(parts))
+
+
+@all_notebooks
+def test_notebook_runs_without_a_network_and_prints_what_is_committed(path):
+    """Outputs are compared where the real data are, with which the committed ones were made."""
+    committed = nbformat.read(path, as_version=4)
+    executed = run_notebooks.execute(path)
+    if not os.environ.get("LLMS_FROM_SCRATCH_MIRROR"):
+        return
+    for number, (old, new) in enumerate(
+        zip(code_cells(committed), code_cells(executed), strict=True), start=1
+    ):
+        if SKIP_TAG not in old.metadata.get("tags", []):
+            assert text_of(new) == text_of(old), f"code cell {number} prints something else now"
+
+
+@all_notebooks
+def test_notebook_is_committed_executed_in_order_and_without_errors(path):
+    cells = [cell for cell in code_cells(nbformat.read(path, as_version=4)) if cell.source]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    for cell in cells:
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            assert output.get("name") != "stderr", output.text
+
+
+@all_notebooks
+def test_notebook_shows_no_path_of_the_machine_it_was_run_on(path):
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        assert not MACHINE_PATH.search(cell.source)
+        assert not MACHINE_PATH.search(text_of(cell) if cell.cell_type == "code" else "")
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+
+
+@all_notebooks
+def test_notebook_has_local_images_with_alternative_text(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "markdown":
+            assert not REMOTE_IMAGE.search(cell.source)
+            for alternative, target in IMAGE.findall(cell.source):
+                assert len(alternative) > 20, target
+                assert (path.parent / target).is_file(), target
+
+
+@all_notebooks
+def test_notebook_cells_fit_on_a_screen(path):
+    for cell in code_cells(nbformat.read(path, as_version=4)):
+        lines = cell.source.count("\n") + 1
+        assert lines <= 40 or "definition" in cell.metadata, cell.source[:200]
+
+
+@all_notebooks
+def test_notebook_edits_no_import_path_and_imports_no_star(path):
+    for cell in code_cells(nbformat.read(path, as_version=4)):
+        assert "sys.path" not in cell.source
+        if "definition" not in cell.metadata and not re.search(r"^\s*[%!]", cell.source, re.M):
+            for node in ast.walk(ast.parse(cell.source)):
+                assert not isinstance(node, ast.ImportFrom) or node.names[0].name != "*"
+
+
+@all_notebooks
+def test_definition_cells_show_the_packages_source(path):
+    assert sync_notebooks.sync_notebook(path, write=False) == []
+
+
+# --- The tool that keeps them so ---
+
+
+@pytest.fixture
+def notebook(tmp_path) -> Path:
+    cell = nbformat.v4.new_code_cell(
+        "pass",
+        metadata={"definition": "llms_from_scratch.ch04.GELU llms_from_scratch.ch04.LayerNorm"},
+    )
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "n.ipynb")
+    return tmp_path / "n.ipynb"
+
+
+def source_of(path, cell=0):
+    return nbformat.read(path, as_version=4).cells[cell].source
+
+
+def test_sync_fills_a_cell_and_check_finds_nothing_afterwards(notebook):
+    assert "differs from the package's source" in sync_notebooks.sync_notebook(notebook, False)[0]
+    assert source_of(notebook) == "pass"  # --check writes nothing
+    assert sync_notebooks.sync_notebook(notebook, write=True) == []
+    assert source_of(notebook).startswith("class GELU(nn.Module):")
+    assert "\n\n\nclass LayerNorm(nn.Module):" in source_of(notebook)
+    assert sync_notebooks.sync_notebook(notebook, write=False) == []
+
+
+def test_check_catches_a_single_changed_character(notebook):
+    sync_notebooks.sync_notebook(notebook, write=True)
+    content = notebook.read_text(encoding="utf-8")
+    assert content.count("0.044715") == 1
+    notebook.write_text(content.replace("0.044715", "0.044716"), encoding="utf-8")
+    (problem,) = sync_notebooks.sync_notebook(notebook, write=False)
+    assert "cell 0: llms_from_scratch.ch04.GELU" in problem
+
+
+def test_check_catches_names_that_the_package_lacks_and_second_homes(notebook):
+    cells = [
+        nbformat.v4.new_code_cell("", metadata={"definition": "llms_from_scratch.ch04.Gelu"}),
+        nbformat.v4.new_code_cell("class GPTModel:\n    pass"),
+        nbformat.v4.new_code_cell("class DummyGPTModel:\n    pass"),
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), notebook)
+    problems = sync_notebooks.sync_notebook(notebook, write=True)
+    assert len(problems) == 2
+    assert "the package has no llms_from_scratch.ch04.Gelu" in problems[0]
+    assert "GPTModel is llms_from_scratch.ch04.GPTModel" in problems[1]
+
+
+def test_a_definition_is_taken_with_its_decorators_and_constants_are_found():
+    sources = sync_notebooks.module_definitions("llms_from_scratch.data")
+    assert sources["Fetched"].startswith("@dataclass(frozen=True)\nclass Fetched:")
+    assert sources["SAMPLES"].startswith("SAMPLES = Path")

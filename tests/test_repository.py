@@ -1,0 +1,167 @@
+"""The repository keeps its promises to readers: links, names, dependencies, scripts."""
+
+import ast
+import re
+import subprocess
+import sys
+from importlib.metadata import requires
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TRACKED = [
+    ROOT / line
+    for line in subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    if (ROOT / line).is_file()
+]
+PAGES = [path for path in TRACKED if path.suffix in (".md", ".ipynb")]
+PYTHON = [path for path in TRACKED if path.suffix == ".py"]
+SCRIPTS = [
+    path
+    for path in PYTHON
+    if re.match(r"(ch|appendix-)", path.relative_to(ROOT).parts[0])
+    and "__main__" in path.read_text(encoding="utf-8")
+]
+LINK = re.compile(r"(?<!\!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
+CORE = {
+    "torch",
+    "tiktoken",
+    "numpy",
+    "pandas",
+    "matplotlib",
+    "tqdm",
+    "requests",
+    "filelock",
+    "platformdirs",
+    "safetensors",
+}
+
+
+def relative(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def markdown_of(path) -> str:
+    if path.suffix == ".md":
+        return path.read_text(encoding="utf-8")
+    cells = nbformat.read(path, as_version=4).cells
+    return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+
+def anchors_of(path) -> set[str]:
+    """The anchors that GitHub makes from headings."""
+    headings = re.findall(r"^#+ +(.+)$", markdown_of(path), flags=re.MULTILINE)
+    plain = (re.sub(r"[^\w\- ]", "", heading.strip().lower()) for heading in headings)
+    return {heading.replace(" ", "-") for heading in plain}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_relative_links_lead_to_files_and_headings_that_exist(page):
+    text = re.sub(r"```.*?```", "", markdown_of(page), flags=re.DOTALL)
+    for groups in LINK.findall(text):
+        target, _, anchor = (groups[0] or groups[1]).partition("#")
+        if re.match(r"[a-z]+:", target):
+            continue
+        path = (page.parent / target).resolve() if target else page
+        assert path.exists(), f"{relative(page)} links to {target}"
+        if anchor and path.suffix in (".md", ".ipynb"):
+            assert anchor in anchors_of(path), f"{relative(page)} links to {target}#{anchor}"
+
+
+def test_both_readmes_exist_and_link_to_each_other():
+    assert "(README.zh-CN.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "(README.md)" in (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
+
+
+def test_no_package_registry_is_named_and_no_lock_file_committed():
+    hosts = [
+        "py" + "pi.org",
+        "python" + "hosted.org",
+        "npm" + "js.org",
+        "deb." + "debian.org",
+        "download." + "pytorch.org",
+    ]
+    for path in TRACKED:
+        assert path.suffix != ".lock"
+        if path.suffix in (
+            ".md",
+            ".py",
+            ".toml",
+            ".txt",
+            ".yml",
+            ".yaml",
+            ".ipynb",
+            ".json",
+            ".sh",
+        ):
+            text = path.read_text(encoding="utf-8")
+            assert not [host for host in hosts if host in text], relative(path)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=relative)
+def test_every_script_explains_itself_from_any_folder(script, tmp_path):
+    done = subprocess.run(
+        [sys.executable, script, "--help"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage:") and len(done.stdout) > 200
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=relative)
+def test_sources_edit_no_import_path_and_open_text_with_an_encoding(path):
+    source = path.read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        assert not isinstance(node, ast.ImportFrom) or node.names[0].name != "*"
+        assert not (isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.path")
+
+
+def names_of_requirements(lines) -> set[str]:
+    return {re.split(r"[ <>=;\[#]", line)[0].lower() for line in lines if line and line[0] != "#"}
+
+
+def test_requirements_txt_has_the_core_plus_jupyterlab_and_tensorflow():
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert names_of_requirements(lines) == CORE | {"jupyterlab", "tensorflow"}
+    core = [line for line in requires("llms-from-scratch") if "extra ==" not in line]
+    assert names_of_requirements(core) == CORE
+
+
+def test_the_package_imports_nothing_beyond_the_core_at_module_level():
+    allowed = CORE | {"llms_from_scratch"} | set(sys.stdlib_module_names)
+    for path in (ROOT / "llms_from_scratch").rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module]
+            for name in names:
+                assert name.split(".")[0] in allowed, f"{relative(path)} imports {name}"
+
+
+def test_previous_chapters_only_re_exports():
+    for path in ROOT.glob("*/01_main-chapter-code/previous_chapters.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            is_docstring = isinstance(node, ast.Expr)
+            is_all = isinstance(node, ast.Assign) and node.targets[0].id == "__all__"
+            is_import = isinstance(node, ast.ImportFrom)
+            assert is_docstring or is_all or is_import, relative(path)
+            if is_import:
+                assert node.module.startswith("llms_from_scratch.")
+
+
+def test_scripts_define_no_models():
+    for path in SCRIPTS:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                assert not any("Module" in ast.unparse(base) for base in node.bases), relative(path)
