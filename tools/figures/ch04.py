@@ -249,7 +249,7 @@ def next_token():
 def next_token_loop():
     """Three rounds: each new token becomes part of the next round's input."""
     fig, ax = canvas(9.6, 3.4)
-    tokens = ["Hello", ",", " I", " am", " Feature", "iman", " Byes"]
+    tokens = ["Hello", ",", " I", " am", " Feature", "iman", " Bye"]
     width, model = 0.9, 6.7
     for number in range(3):
         known, middle = 4 + number, 2.85 - 1.1 * number
