@@ -50,7 +50,8 @@ class Trainer:
     The length is given as ``num_epochs`` or as ``max_steps``, a number of updates.
     ``accumulate`` batches make one update: the same gradient as one batch of that many times the
     size, for less memory. ``config`` and ``vocabulary`` go into the checkpoint and are compared
-    when training is resumed. ``on_epoch_end`` is called without arguments, for a sample say.
+    when training is resumed. ``on_step`` is called with the number of updates so far, and
+    ``on_epoch_end`` without arguments, for samples say.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Trainer:
         checkpoint_path: str | Path | None = None,
         checkpoint_freq: int | None = None,
         log_path: str | Path | None = None,
+        on_step: Callable[[int], None] | None = None,
         on_epoch_end: Callable[[], None] | None = None,
     ):
         for name, value in (
@@ -97,7 +99,7 @@ class Trainer:
         self.checkpoint_path = Path(checkpoint_path) if checkpoint_path else None
         self.checkpoint_freq = checkpoint_freq
         self.log_path = Path(log_path) if log_path else None
-        self.on_epoch_end = on_epoch_end
+        self.on_step, self.on_epoch_end = on_step, on_epoch_end
         self.max_steps = max_steps or num_epochs * math.ceil(len(train_loader) / accumulate)
         self.progress = Progress()
 
@@ -141,6 +143,8 @@ class Trainer:
                     loss = self._update(batches)
                     self.progress.seconds += time.perf_counter() - started
                     self._report(bar, loss)
+                    if self.on_step:
+                        self.on_step(self.progress.step)
                     if received:
                         self.save()
                         return received[0]

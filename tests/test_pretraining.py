@@ -1,0 +1,193 @@
+"""Chapter 5, bonus 03: preparing books, token files, and pretraining that continues exactly."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from llms_from_scratch.ch02 import GPTDatasetV1
+from llms_from_scratch.token_files import TokenFileDataset, create_dataloaders, tokenize_file
+from llms_from_scratch.tokenizer import get_tokenizer
+
+FOLDER = Path(__file__).resolve().parent.parent / "ch05/03_bonus_pretraining_on_gutenberg"
+BOOK = "It was a dark and stormy night; the rain fell in torrents, except at times. " * 40
+
+
+def run(cwd, script, *args):
+    return subprocess.run(
+        [sys.executable, FOLDER / script, *map(str, args)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env=os.environ | {"LLMS_FROM_SCRATCH_OFFLINE": "1"},
+    )
+
+
+@pytest.fixture
+def books(tmp_path):
+    (tmp_path / "books/deeper").mkdir(parents=True)
+    marks = "*** {} OF THE PROJECT GUTENBERG EBOOK X ***\n"
+    files = {
+        "a.txt": (
+            "Legal text\n"
+            + marks.format("START")
+            + "First book.\n\n\n\n  \nGood.\n"
+            + marks.format("END")
+            + "More legal text"
+        ).encode(),
+        "deeper/b.txt.utf8": "Second book: café.".encode(),
+        "c.txt": "Third book: naïve.".encode("latin1"),
+        "d.txt": "Война и мир".encode(),
+        "e.txt": b"",
+        "f.doc": b"not a text",
+    }
+    for name, content in files.items():
+        (tmp_path / "books" / name).write_bytes(content)
+    return tmp_path / "books"
+
+
+def test_books_are_cleaned_and_joined(books, tmp_path):
+    done = run(tmp_path, "prepare_dataset.py", "--data_dir", books, "--output_dir", "out")
+    assert done.returncode == 0, done.stderr
+    assert "5 file(s) to process" in done.stdout and "1 file(s) saved in out" in done.stdout
+    text = (tmp_path / "out/combined_1.txt").read_text(encoding="utf-8")
+    assert text.split("<|endoftext|>") == [
+        "First book.\n\nGood.",
+        "Third book: naïve.",
+        "Second book: café.",
+    ]
+    assert "not UTF-8" in done.stdout + done.stderr
+    assert (done.stdout + done.stderr).count("Skipping") == 2
+
+
+def test_files_are_split_before_they_exceed_the_limit(tmp_path):
+    (tmp_path / "books").mkdir()
+    for i, megabytes in enumerate((0.6, 0.3, 0.2, 2.5, 0.1)):
+        text = "x" * int(megabytes * 1024**2)
+        (tmp_path / f"books/{i}.txt").write_text(text, encoding="utf-8")
+    run(
+        tmp_path,
+        "prepare_dataset.py",
+        "--data_dir",
+        "books",
+        "--output_dir",
+        "out",
+        "--max_size_mb",
+        1,
+    )
+    sizes = [
+        round(path.stat().st_size / 1024**2, 1) for path in sorted((tmp_path / "out").iterdir())
+    ]
+    assert sizes == [0.9, 0.2, 2.5, 0.1]
+
+
+def test_token_files_give_the_windows_of_the_plain_dataset(tmp_path):
+    (tmp_path / "book.txt").write_text(BOOK, encoding="utf-8")
+    tokenizer = get_tokenizer()
+    path = tokenize_file(tmp_path / "book.txt", tmp_path / "t/book.npy", tokenizer)
+    assert np.load(path).dtype == np.uint16
+    for max_length, stride in ((8, 8), (8, 3), (5, 20)):
+        windows = TokenFileDataset(path, max_length, stride)
+        plain = GPTDatasetV1(BOOK + "<|endoftext|>", tokenizer, max_length, stride)
+        assert len(windows) == len(plain)
+        for (x, y), (a, b) in zip(windows, plain, strict=True):
+            assert torch.equal(x, a) and torch.equal(y, b)
+
+
+def test_a_text_is_tokenized_once_until_it_changes(tmp_path):
+    text = tmp_path / "book.txt"
+    text.write_text("One two three", encoding="utf-8")
+    path = tokenize_file(text, tmp_path / "book.npy", get_tokenizer())
+    os.utime(path, (path.stat().st_mtime + 10,) * 2)
+    before = path.stat().st_mtime_ns
+    tokenize_file(text, path, get_tokenizer())
+    assert path.stat().st_mtime_ns == before
+    text.write_text("One two three four", encoding="utf-8")
+    os.utime(text, (path.stat().st_mtime + 10,) * 2)
+    tokenize_file(text, path, get_tokenizer())
+    assert len(np.load(path)) == 5
+
+
+def test_training_and_validation_parts_share_no_token(tmp_path):
+    np.save(tmp_path / "t.npy", np.arange(1000, dtype=np.uint16))
+    train, val = create_dataloaders([tmp_path / "t.npy"], 0.9, 4, max_length=10, stride=10)
+    seen = [
+        {int(t) for x, y in loader for t in torch.cat([x, y]).flatten()} for loader in (train, val)
+    ]
+    assert seen[0].isdisjoint(seen[1]) and max(seen[0]) < 900 <= min(seen[1])
+
+
+def test_texts_that_are_too_short_are_refused(tmp_path):
+    np.save(tmp_path / "t.npy", np.arange(30, dtype=np.uint16))
+    with pytest.raises(
+        ValueError, match="the validation part .* less than one window of 10 tokens"
+    ):
+        create_dataloaders([tmp_path / "t.npy"], 0.9, 4, max_length=10, stride=10)
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pretraining")
+    (folder / "books").mkdir()
+    (folder / "books/one.txt").write_text(BOOK, encoding="utf-8")
+    (folder / "books/two.txt").write_text(BOOK[::-1], encoding="utf-8")
+    done = run(
+        folder,
+        "pretraining_simple.py",
+        "--data_dir",
+        "books",
+        "--debug",
+        "true",
+        "--eval_freq",
+        50,
+        "--save_ckpt_freq",
+        40,
+        "--n_epochs",
+        2,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_pretraining_runs_on_a_folder_of_texts(pretrained):
+    folder, printed = pretrained
+    assert "Maximum GPU memory allocated: 0.00 GB" in printed
+    assert (folder / "model_checkpoints/model_pg_final.pth").is_file()
+    records = [json.loads(line) for line in (folder / "model_checkpoints/train-log.jsonl").open()]
+    assert records[-1]["loss"] < records[0]["loss"]
+
+
+def test_a_finished_run_can_be_prolonged(pretrained):
+    folder, _ = pretrained
+    lines = len((folder / "model_checkpoints/train-log.jsonl").read_text().splitlines())
+    done = run(
+        folder,
+        "pretraining_simple.py",
+        "--data_dir",
+        "books",
+        "--debug",
+        "--n_epochs",
+        3,
+        "--resume",
+    )
+    assert done.returncode == 0, done.stderr
+    log = (folder / "model_checkpoints/train-log.jsonl").read_text().splitlines()
+    assert len(log) == lines // 2 * 3
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--data_dir", "nowhere"], "there are no .txt files below nowhere"),
+        (["--debug", "perhaps"], "'perhaps' is neither true nor false"),
+    ],
+)
+def test_bad_input_is_reported_with_exit_code_2(tmp_path, args, message):
+    done = run(tmp_path, "pretraining_simple.py", *args)
+    assert done.returncode == 2 and message in done.stderr
