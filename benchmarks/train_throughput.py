@@ -1,6 +1,6 @@
 """Training speed of our GPT against transformers' GPT-2, taking turns in one process.
 
-    python benchmarks/train_throughput.py                       # GPT-2 small, a few minutes on a CPU
+    python benchmarks/train_throughput.py                     # GPT-2 small, minutes on a CPU
     python benchmarks/train_throughput.py --emb-dim 256 --layers 4
 
 Each step is a forward pass, a backward pass and an AdamW update. transformers uses PyTorch's fused
