@@ -3,9 +3,11 @@
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from llms_from_scratch import __version__
-from llms_from_scratch.data import ASSETS, cache_dir, cached_path
+from llms_from_scratch.data import ASSETS, DownloadError, cache_dir, cached_path
+from llms_from_scratch.data.files import atomic_write
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -17,8 +19,17 @@ def main(argv: list[str] | None = None) -> int:
     data = commands.add_parser("data", help="list the data files: what, where from, is it here?")
     data.add_argument("name", nargs="?", default="", help="only assets whose name begins with this")
     data.set_defaults(run=show_data)
+    convert = commands.add_parser(
+        "convert", help="a trained GPT to a Hugging Face folder, or such a folder to a .pth file"
+    )
+    convert.add_argument("source", help="a model: folder, file, or a name such as gpt2-tiny")
+    convert.add_argument("target", type=Path, help="a folder to write, or a file ending in .pth")
+    convert.set_defaults(run=convert_model)
     args = parser.parse_args(argv)
-    return args.run(args)
+    try:
+        return args.run(args)
+    except (ValueError, OSError, DownloadError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
 
 
 def show_data(args: argparse.Namespace) -> int:
@@ -41,6 +52,25 @@ def show_data(args: argparse.Namespace) -> int:
             print(f"  from:   {url}")
         if asset.sample:
             print(f"  sample: {asset.sample} (bundled, used if nothing else can be had)")
+    return 0
+
+
+def convert_model(args: argparse.Namespace) -> int:
+    """Write a model in the other format; see ``load_pretrained`` for what can be read."""
+    import torch
+
+    from llms_from_scratch.pretrained import load_pretrained
+    from llms_from_scratch.weights.gpt2 import export_to_hub_folder
+
+    if args.target.exists():
+        raise ValueError(f"{args.target} exists: choose another name, nothing is overwritten")
+    pretrained = load_pretrained(args.source)
+    if args.target.suffix == ".pth":
+        with atomic_write(args.target) as temporary:
+            torch.save(pretrained.model.state_dict(), temporary)
+    else:
+        export_to_hub_folder(pretrained.model, pretrained.config, args.target)
+    print(f"Wrote {args.target}; its configuration: {pretrained.config}")
     return 0
 
 

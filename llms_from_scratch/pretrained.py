@@ -9,15 +9,13 @@ import torch
 from llms_from_scratch.ch04 import BASE_CONFIG, GPTModel, model_configs
 from llms_from_scratch.data import DownloadError, fetch
 from llms_from_scratch.data.manifest import GPT2_SIZES, OPENAI_FILES
-from llms_from_scratch.weights import sources
 from llms_from_scratch.weights.gpt2 import (
     config_from_hub,
-    from_hub_folder,
     from_openai,
     load_gpt2,
     load_gpt2_params_from_tf_ckpt,
 )
-from llms_from_scratch.weights.sources import TensorSource
+from llms_from_scratch.weights.sources import TensorSource, from_pth, from_safetensors
 
 BUNDLED_NAME = "gpt2-tiny"
 BUNDLED = Path(__file__).parent / "data" / BUNDLED_NAME
@@ -55,26 +53,59 @@ def choose_pretrained(
 def load_pretrained(wanted: str | Path, model_class: type = GPTModel) -> Pretrained:
     """Load one particular model: a key of ``model_configs``, ``"gpt2-tiny"``, or a path.
 
-    The path is a folder as on the Hugging Face hub (``config.json``, ``model.safetensors``) or with
-    OpenAI's checkpoint (``hparams.json``, ``model.ckpt.*``). Raises ``DownloadError`` if a download
-    fails, and ``FileNotFoundError`` or ``ValueError`` for a path that holds no such model.
+    The path is a folder as on the Hugging Face hub (``config.json``, ``model.safetensors``), with
+    OpenAI's checkpoint (``hparams.json``, ``model.ckpt.*``), or as ``gpt_train.py`` writes it
+    (``settings.json``, ``model.pth``). A single file, ``.safetensors`` or ``.pth``, is taken with
+    the configuration beside it, or without one for GPT-2 of a usual size. Raises ``DownloadError``
+    if a download fails, and ``FileNotFoundError`` or ``ValueError`` for a path that holds no model.
     """
     if wanted in model_configs:
         config = BASE_CONFIG | model_configs[wanted]
         hub_name = GPT2_SIZES[_size_in(wanted)]
         path = fetch(f"{hub_name}/model.safetensors", allow_sample=False)
-        return _load(wanted, config, sources.from_safetensors(path), model_class)
-    folder = BUNDLED if wanted == BUNDLED_NAME else Path(wanted)
+        return _load(wanted, config, from_safetensors(path), model_class)
+    path = BUNDLED if wanted == BUNDLED_NAME else Path(wanted)
+    if not path.exists():
+        known = ", ".join([*model_configs, BUNDLED_NAME])
+        raise FileNotFoundError(f"{wanted} is neither a known model ({known}) nor a path")
+    source = _open(path)
+    folder = path.parent if path.is_file() else path
+    config = _config_in(folder) or _usual_config(source)
+    return _load(str(wanted), config, source, model_class)
+
+
+def _open(path: Path) -> TensorSource:
+    """The weights in a file or folder, whatever their format."""
+    for candidate in [path] if path.is_file() else sorted(path.iterdir()):
+        if candidate.suffix == ".safetensors":
+            return from_safetensors(candidate)
+        if candidate.name == "model.ckpt.index":
+            return from_openai(candidate.with_suffix(""))
+        if candidate.suffix == ".pth" and (candidate == path or candidate.name == "model.pth"):
+            return from_pth(candidate)
+    raise FileNotFoundError(f"{path} holds no model.safetensors, model.ckpt.index or model.pth")
+
+
+def _config_in(folder: Path) -> dict | None:
+    """Our configuration of the model in a folder, if there is a file that says it."""
     if (folder / "config.json").is_file():
-        return _load(str(wanted), config_from_hub(folder), from_hub_folder(folder), model_class)
-    if (folder / "hparams.json").is_file():
-        settings = json.loads((folder / "hparams.json").read_text(encoding="utf-8"))
-        source = from_openai(folder / "model.ckpt")
-        return _load(str(wanted), config_from_openai(settings), source, model_class)
-    known = ", ".join([*model_configs, BUNDLED_NAME])
-    raise FileNotFoundError(
-        f"{wanted} is neither a known model ({known}) nor a folder with config.json or hparams.json"
-    )
+        return config_from_hub(folder)
+    for name, read in (
+        ("hparams.json", config_from_openai),
+        ("settings.json", lambda settings: settings["config"]),
+    ):
+        if (folder / name).is_file():
+            return read(json.loads((folder / name).read_text(encoding="utf-8")))
+    return None
+
+
+def _usual_config(source: TensorSource) -> dict:
+    """The configuration of the GPT-2 that has this width."""
+    widths = {shape[-1] for name, shape in source.shapes.items() if name.endswith("wpe.weight")}
+    for sizes in model_configs.values():
+        if sizes["emb_dim"] in widths:
+            return BASE_CONFIG | sizes
+    raise ValueError(f"{source.description}: put its config.json beside it, it is no usual GPT-2")
 
 
 def download_and_load_gpt2(model_size: str, models_dir: str | Path) -> tuple[dict, dict]:

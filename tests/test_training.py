@@ -131,6 +131,46 @@ def test_stopping_and_resuming_gives_the_same_bits_as_going_on(tmp_path, cut):
     assert (tmp_path / "log.jsonl").read_text() == (tmp_path / "straight.jsonl").read_text()
 
 
+def test_two_processes_continue_one_another_with_the_same_bits(tmp_path):
+    """The first process stops inside an epoch, the second goes on; a third runs straight."""
+    code = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])  # the folder of this test
+from test_training import new_run
+steps, checkpoint, result, resume = sys.argv[2:]
+trainer = new_run(max_steps=int(steps), checkpoint_path=checkpoint)
+if resume == "resume":
+    trainer.resume()
+trainer.run()
+torch.save([trainer.model.state_dict(), trainer.optimizer.state_dict(),
+            trainer.progress.step_losses, trainer.progress.val_losses], result)
+"""
+    results = []
+    for name, runs in (("straight", ["14"]), ("cut", ["7", "14"])):
+        for number, steps in enumerate(runs):
+            subprocess.run(
+                [
+                    sys.executable,
+                    "-c",
+                    code,
+                    str(Path(__file__).parent),
+                    steps,
+                    str(tmp_path / f"{name}.pth"),
+                    str(tmp_path / f"{name}.result"),
+                    "resume" if number else "start",
+                ],
+                check=True,
+                capture_output=True,
+            )
+        results.append(torch.load(tmp_path / f"{name}.result", weights_only=True))
+    (model, optimizer, *losses), (other_model, other_optimizer, *other_losses) = results
+    assert losses == other_losses and len(losses[0]) == 14
+    assert all(torch.equal(tensor, other_model[name]) for name, tensor in model.items())
+    for index, values in optimizer["state"].items():
+        for key, value in values.items():
+            assert torch.equal(value, other_optimizer["state"][index][key])
+
+
 def test_resuming_draws_the_same_data_in_the_same_order(tmp_path):
     def watch(trainer):
         seen = []

@@ -22,6 +22,7 @@ from llms_from_scratch.ch05 import (
     load_pretrained,
     load_weights_into_gpt,
 )
+from llms_from_scratch.cli import main as cli
 from llms_from_scratch.weights import sources
 from llms_from_scratch.weights.gpt2 import (
     config_from_hub,
@@ -305,6 +306,46 @@ def test_a_state_dict_file_is_read(tmp_path):
     assert torch.equal(source.read("pos_emb.weight"), ours.pos_emb.weight)
 
 
+def test_what_gpt_train_writes_and_single_files_are_read(tmp_path, hub_folder, hub_model):
+    ours = GPTModel(CONFIG).eval()
+    torch.save(ours.state_dict(), tmp_path / "model.pth")
+    settings = json.dumps({"config": CONFIG})
+    (tmp_path / "settings.json").write_text(settings, encoding="utf-8")
+    for path in (tmp_path, tmp_path / "model.pth"):
+        assert_unchanged(load_pretrained(path).model, state(ours))
+    logits_agree(load_pretrained(hub_folder / "model.safetensors").model, hub_model)
+    (hub_folder / "config.json").unlink()
+    with pytest.raises(ValueError, match="put its config.json beside it, it is no usual GPT-2"):
+        load_pretrained(hub_folder / "model.safetensors")
+
+
+def test_a_state_dict_of_another_model_is_refused(tmp_path):
+    torch.save(GPTModel(CONFIG | {"n_layers": 3}).state_dict(), tmp_path / "model.pth")
+    model = GPTModel(CONFIG)
+    before = state(model)
+    with pytest.raises(ValueError, match="no place for 'trf_blocks.2.att.W_query.weight'"):
+        load_gpt2(model, sources.from_pth(tmp_path / "model.pth"))
+    assert_unchanged(model, before)
+
+
+def test_convert_command_goes_to_the_hub_format_and_back(tmp_path, hub_folder, capsys):
+    assert cli(["convert", str(hub_folder), str(tmp_path / "ours.pth")]) == 0
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/model.pth").write_bytes((tmp_path / "ours.pth").read_bytes())
+    settings = json.dumps({"config": CONFIG})
+    (tmp_path / "run/settings.json").write_text(settings, encoding="utf-8")
+    assert cli(["convert", str(tmp_path / "run"), str(tmp_path / "back")]) == 0
+    before, after = (
+        transformers.GPT2LMHeadModel.from_pretrained(folder).state_dict()
+        for folder in (hub_folder, tmp_path / "back")
+    )
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    with pytest.raises(SystemExit) as error:
+        cli(["convert", str(hub_folder), str(tmp_path / "back")])
+    assert error.value.code == 2
+    assert "exists: choose another name" in capsys.readouterr().err
+
+
 class Malicious:
     def __init__(self, marker):
         self.marker = marker
@@ -383,7 +424,7 @@ def test_the_wanted_model_is_used_where_it_can_be_had(tmp_path, monkeypatch, cap
 
 
 def test_a_wrong_path_is_an_error_and_no_reason_to_use_another_model(tmp_path):
-    with pytest.raises(FileNotFoundError, match="neither a known model .* nor a folder with"):
+    with pytest.raises(FileNotFoundError, match="neither a known model .* nor a path"):
         choose_pretrained(tmp_path / "nothing")
 
 

@@ -63,7 +63,8 @@ def execute(path: Path, timeout: int = 600) -> nbformat.NotebookNode:
         "language_info": {"name": "python"},
     }
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)  # time stamps
+        for key in ("execution", "lines_to_next_cell"):  # time stamps; a trace of jupytext
+            cell.metadata.pop(key, None)
     return notebook
 
 

@@ -19,8 +19,7 @@ from safetensors.torch import save_file
 from llms_from_scratch.ch04 import BASE_CONFIG, check_config
 from llms_from_scratch.data.files import atomic_write
 from llms_from_scratch.tokenizer import encoder_json, vocab_bpe
-from llms_from_scratch.weights import sources
-from llms_from_scratch.weights.sources import TensorSource
+from llms_from_scratch.weights.sources import TensorSource, from_dict, from_safetensors
 from llms_from_scratch.weights.tf_bundle import TFCheckpoint
 
 # Our name -> GPT-2's name (as on the hub), and how to turn GPT-2's tensor into ours:
@@ -55,7 +54,7 @@ PER_BLOCK = {
     "norm2.{scale}": ("ln_2.weight", "same"),
     "norm2.{shift}": ("ln_2.bias", "same"),
 }
-UNUSED = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # causal masks in older files
+UNUSED = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)|trf_blocks\.\d+\.att\.mask")  # causal masks
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def assign(left: torch.Tensor, right) -> torch.Tensor:
 
 
 def load_gpt2(model: nn.Module, source: TensorSource) -> None:
-    """Copy GPT-2's weights, by their names on the hub, into our model.
+    """Copy a GPT's weights, by their names on the hub or by our own, into our model.
 
     Everything is checked before the first number is copied: a missing, superfluous or misshapen
     tensor is a ``ValueError`` that names it, and the model stays as it was. Tensors are read one at
@@ -115,7 +114,10 @@ def load_gpt2(model: nn.Module, source: TensorSource) -> None:
     """
     source = source.renamed(lambda name: name.removeprefix("transformer."))
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    steps = [_own_output_layer(step, source) for step in mapping_for(model)]
+    if "tok_emb.weight" in source.shapes:
+        steps = [Step(name, name, "same") for name in parameters]
+    else:
+        steps = [_own_output_layer(step, source) for step in mapping_for(model)]
     _check_steps(steps, parameters, source)
     for step in steps:
         assign(parameters[step.ours], step.apply(source.read(step.theirs)))
@@ -208,7 +210,7 @@ def load_weights_into_gpt(gpt: nn.Module, params: dict) -> None:
         for name, value in _leaves(block):
             flat[_hub_name(f"model/h{i}/{name}")] = value
     tensors = {name: torch.as_tensor(value) for name, value in flat.items()}
-    load_gpt2(gpt, sources.from_dict(tensors, "params"))
+    load_gpt2(gpt, from_dict(tensors, "params"))
 
 
 def _leaves(tree: dict, prefix: str = ""):
@@ -238,7 +240,7 @@ def config_from_hub(folder: str | Path) -> dict:
 
 
 def from_hub_folder(folder: str | Path) -> TensorSource:
-    return sources.from_safetensors(Path(folder) / "model.safetensors")
+    return from_safetensors(Path(folder) / "model.safetensors")
 
 
 def export_to_hub_folder(
