@@ -1,0 +1,110 @@
+"""Appendix D: learning-rate warmup, cosine decay and gradient clipping in the training loop."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+import torch.nn as nn
+
+from llms_from_scratch.ch05 import calc_loss_batch, evaluate_model, generate_and_print_sample
+
+ORIG_BOOK_VERSION = False  # True: clip only after the warmup's last step, as the first printing did
+
+
+def learning_rate(
+    step: int,
+    total_steps: int,
+    warmup_steps: int,
+    initial_lr: float,
+    peak_lr: float,
+    min_lr: float,
+) -> float:
+    """The learning rate of update number ``step``, from 0 (sections D.1 and D.2).
+
+    It rises in a straight line from ``initial_lr`` towards ``peak_lr`` during ``warmup_steps``
+    updates, and then falls to ``min_lr`` along half a cosine wave. Without warmup it starts at the
+    peak; a warmup that is longer than training is simply not finished.
+    Source: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts" (2017).
+
+    >>> [round(learning_rate(step, 6, 2, 0.0, 1.0, 0.2), 3) for step in range(6)]
+    [0.0, 0.5, 1.0, 0.883, 0.6, 0.317]
+    """
+    if step < warmup_steps:
+        return initial_lr + (peak_lr - initial_lr) * step / warmup_steps
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)  # from 0 to 1
+    return min_lr + (peak_lr - min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def find_highest_gradient(model: nn.Module) -> float | None:
+    """The largest entry of all gradients; ``None`` before the first backward pass (section D.3)."""
+    highest = [p.grad.max() for p in model.parameters() if p.grad is not None]
+    return torch.stack(highest).max().item() if highest else None
+
+
+def train_model(
+    model: nn.Module,
+    train_loader: Iterable,
+    val_loader: Iterable,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device | str,
+    n_epochs: int,
+    eval_freq: int,
+    eval_iter: int,
+    start_context: str,
+    tokenizer,
+    warmup_steps: int,
+    initial_lr: float = 3e-05,
+    min_lr: float = 1e-6,
+    max_norm: float | None = 1.0,
+) -> tuple[list[float], list[float], list[int], list[float]]:
+    """``train_model_simple`` of chapter 5 with a schedule and clipped gradients (section D.4).
+
+    The peak learning rate is the optimizer's own. After the warmup, gradients are scaled down so
+    that their norm is at most ``max_norm`` (``None``: never). Returns the training losses, the
+    validation losses, the tokens seen at each of them, and the learning rate of every update.
+    Raises ``ValueError`` if there is nothing to train on.
+    """
+    total_steps = len(train_loader) * n_epochs
+    if total_steps < 1 or warmup_steps < 0:
+        raise ValueError(
+            f"at least one update and no negative warmup are needed, got {len(train_loader)} "
+            f"batches, {n_epochs=}, {warmup_steps=}"
+        )
+    train_losses, val_losses, track_tokens_seen, track_lrs = [], [], [], []
+    tokens_seen, global_step = 0, -1
+    peak_lr = optimizer.param_groups[0]["lr"]
+
+    for epoch in range(n_epochs):
+        model.train()
+        for input_batch, target_batch in train_loader:
+            optimizer.zero_grad()
+            global_step += 1
+
+            lr = learning_rate(global_step, total_steps, warmup_steps, initial_lr, peak_lr, min_lr)
+            for param_group in optimizer.param_groups:
+                param_group["lr"] = lr
+            track_lrs.append(lr)
+
+            loss = calc_loss_batch(input_batch, target_batch, model, device)
+            loss.backward()
+            first_clipped = warmup_steps + 1 if ORIG_BOOK_VERSION else warmup_steps
+            if max_norm is not None and global_step >= first_clipped:
+                nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+            optimizer.step()
+            tokens_seen += input_batch.numel()
+
+            if global_step % eval_freq == 0:
+                train_loss, val_loss = evaluate_model(
+                    model, train_loader, val_loader, device, eval_iter
+                )
+                train_losses.append(train_loss)
+                val_losses.append(val_loss)
+                track_tokens_seen.append(tokens_seen)
+                print(
+                    f"Ep {epoch + 1} (Iter {global_step:06d}): "
+                    f"Train loss {train_loss:.3f}, Val loss {val_loss:.3f}"
+                )
+
+        generate_and_print_sample(model, tokenizer, device, start_context)
+
+    return train_losses, val_losses, track_tokens_seen, track_lrs
