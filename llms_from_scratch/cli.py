@@ -25,9 +25,18 @@ def main(argv: list[str] | None = None) -> int:
     convert.add_argument("source", help="a model: folder, file, or a name such as gpt2-tiny")
     convert.add_argument("target", type=Path, help="a folder to write, or a file ending in .pth")
     convert.set_defaults(run=convert_model)
+    copy = commands.add_parser("copy", help="a definition of the book as one standalone file")
+    copy.add_argument("names", nargs="*", metavar="NAME", help="for example GPTModel")
+    copy.add_argument("-o", "--output", type=Path, help="file to write (default: print it)")
+    copy.add_argument("--force", action="store_true", help="overwrite an existing file")
+    copy.add_argument("--list", action="store_true", help="show what can be copied, by chapter")
+    copy.set_defaults(run=copy_definitions)
     args = parser.parse_args(argv)
     try:
         return args.run(args)
+    except BrokenPipeError:  # the reader of our output, head say, has seen enough
+        sys.stdout = None
+        return 0
     except (ValueError, OSError, DownloadError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
 
@@ -71,6 +80,34 @@ def convert_model(args: argparse.Namespace) -> int:
     else:
         export_to_hub_folder(pretrained.model, pretrained.config, args.target)
     print(f"Wrote {args.target}; its configuration: {pretrained.config}")
+    return 0
+
+
+def copy_definitions(args: argparse.Namespace) -> int:
+    """Print or write the named definitions with all that they need; see ``copying``."""
+    from llms_from_scratch.copying import packages_to_install, standalone
+    from llms_from_scratch.source_index import public_definitions
+
+    if args.list:
+        module = None
+        for definition in public_definitions():
+            if definition.module != module:
+                module = definition.module
+                print(f"\n{module}")
+            print(f"  {definition.name:<28} {definition.summary}")
+        return 0
+    if not args.names:
+        raise ValueError("give one or more names, or --list to see them")
+    if args.output and args.output.exists() and not args.force:
+        raise ValueError(f"{args.output} exists: choose another name, or add --force")
+    text = standalone(args.names)
+    print("It needs:", ", ".join(packages_to_install(text)) or "Python alone", file=sys.stderr)
+    if args.output is None:
+        print(text, end="")
+    else:
+        with atomic_write(args.output) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        print(f"Wrote {args.output}", file=sys.stderr)
     return 0
 
 

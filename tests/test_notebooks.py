@@ -150,6 +150,7 @@ def test_check_catches_names_that_the_package_lacks_and_second_homes(notebook):
 
 
 def test_a_definition_is_taken_with_its_decorators_and_constants_are_found():
-    sources = sync_notebooks.module_definitions("llms_from_scratch.data")
-    assert sources["Fetched"].startswith("@dataclass(frozen=True)\nclass Fetched:")
-    assert sources["SAMPLES"].startswith("SAMPLES = Path")
+    fetched = sync_notebooks.definition_source("llms_from_scratch.data.Fetched")
+    assert fetched.startswith("@dataclass(frozen=True)\nclass Fetched:")
+    samples = sync_notebooks.definition_source("llms_from_scratch.data.SAMPLES")
+    assert samples.startswith("SAMPLES = Path")

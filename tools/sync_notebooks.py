@@ -11,16 +11,17 @@ that would be a second home.
 
 import argparse
 import ast
-import functools
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 
+from llms_from_scratch.source_index import package, public_definitions
+
 ROOT = Path(__file__).resolve().parent.parent
-# A chapter may show how a definition comes about, step by step, before the final one
-TEACHING_MODULES = ["ch02", "ch03", "ch04", "ch05", "ch06", "ch07"]
+TEACHING = re.compile(r"llms_from_scratch\.(ch\d\d|appendix_\w)$")
 
 
 def main() -> int:
@@ -74,33 +75,12 @@ def sync_notebook(path: Path, write: bool) -> list[str]:
     return problems
 
 
-@functools.cache
-def module_definitions(module: str) -> dict[str, str]:
-    """Source text of each top-level class, function and constant of a module of the package."""
-    path = ROOT.joinpath(*module.split("."))
-    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    source = path.read_text(encoding="utf-8")
-    lines = source.splitlines()
-    found = {}
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef):
-            first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-            names = [node.name]
-        elif isinstance(node, ast.Assign):
-            first, names = node.lineno, [t.id for t in node.targets if isinstance(t, ast.Name)]
-        else:
-            continue
-        for name in names:
-            found[name] = "\n".join(lines[first - 1 : node.end_lineno])
-    return found
-
-
 def definition_source(dotted_name: str) -> str:
     """Source of ``package.module.Name``; ``KeyError`` with the name if there is none."""
     module, _, name = dotted_name.rpartition(".")
     try:
-        return module_definitions(module)[name]
-    except (KeyError, FileNotFoundError):
+        return package()[module].definitions[name].source
+    except KeyError:
         raise KeyError(dotted_name) from None
 
 
@@ -111,11 +91,7 @@ def second_homes(source: str) -> list[str]:
     except SyntaxError:  # a cell with a magic command
         return []
     defined = [n.name for n in body if isinstance(n, ast.ClassDef | ast.FunctionDef)]
-    homes = {}
-    for module in TEACHING_MODULES:
-        if (ROOT / "llms_from_scratch" / f"{module}.py").is_file():
-            for name in module_definitions(f"llms_from_scratch.{module}"):
-                homes[name] = f"llms_from_scratch.{module}.{name}"
+    homes = {d.name: d.dotted_name for d in public_definitions() if TEACHING.match(d.module)}
     return [
         f"{name} is {homes[name]}: name that in the cell's metadata, or choose another name"
         for name in defined

@@ -42,7 +42,7 @@ BATCH_SIZE = 8
 TRAIN_RATIO = 0.95
 PEAK_LR = 2e-3
 WARMUP_STEPS = 200
-DECAY_SHARE = 0.3  # of all steps of stage 1, at the end
+DECAY_SHARE = 0.19  # of all steps of stage 1, at the end
 FULL_VOCABULARY_STEPS = 300
 FULL_VOCABULARY_LR = 2e-4
 
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--data_dir", default="books", help="folder of .txt files")
     parser.add_argument("--output_dir", default="runs/gpt2-tiny", help="folder for all results")
     parser.add_argument(
-        "--steps", type=int, default=6000, help="updates of stage 1, 2048 tokens each"
+        "--steps", type=int, default=3600, help="updates of stage 1, 2048 tokens each"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument(
@@ -112,7 +112,7 @@ def new_optimizer(model: torch.nn.Module, lr: float) -> torch.optim.AdamW:
 
 
 def train_compact(token_paths, vocab_size, output_dir, device, args) -> GPTModelFast:
-    """Stage 1. The learning rate rises, stays, and falls to zero in the last third."""
+    """Stage 1. The learning rate rises, stays, and falls to zero in the last fifth."""
     model = new_model(vocab_size).to(device)
     optimizer = new_optimizer(model, PEAK_LR)
 
