@@ -185,6 +185,7 @@ def test_each_process_has_a_gpu_of_its_own_or_none(no_group_yet, world_size, env
     no_group_yet.setattr(torch.cuda, "set_device", lambda device: None)
     no_group_yet.setattr(dist, "is_nccl_available", lambda: True)
     no_group_yet.setattr(dist, "init_process_group", lambda backend, **_: groups.append(backend))
+    no_group_yet.setattr(distributed, "keep_until_exit", lambda group: None)
     for name, value in environment.items():
         no_group_yet.setenv(name, value)
     device = distributed.ddp_setup(1, world_size)

@@ -71,7 +71,8 @@ def test_without_data_and_network_the_bundled_story_is_used_and_a_warning_says_s
     done = run(tmp_path, "gpt_train.py", *TINY, LLMS_FROM_SCRATCH_MIRROR="")
     assert done.returncode == 0, done.stderr
     assert "'short-story.txt' takes the place of 'the-verdict'" in done.stderr
-    assert (tmp_path / "runs/gpt_train/model.pth").is_file()
+    results = json.loads((tmp_path / "runs/gpt_train/settings.json").read_text(encoding="utf-8"))
+    assert results["settings"]["data_source"] == "sample"
 
 
 def test_main_returns_three_lists_of_39_and_the_model_for_the_books_text():

@@ -12,6 +12,7 @@ import contextlib
 import io
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from tqdm import tqdm
 
 from llms_from_scratch.ch05 import generate_and_print_sample, plot_losses
 from llms_from_scratch.checkpoint import describe_vocabulary
-from llms_from_scratch.data import load_text
+from llms_from_scratch.data import ASSETS, SampleDataWarning, load_text, resolve
 from llms_from_scratch.data.files import atomic_write
 from llms_from_scratch.script_tools import pick_device, short_errors, writable_folder
 from llms_from_scratch.tokenizer import get_tokenizer
@@ -112,8 +113,18 @@ def main(
         raise SystemExit(128 + stopped_by)
     progress = trainer.progress
     if out:
-        save_results(out, model, progress, gpt_config, {**settings, "data": data, "seed": seed})
+        origin = {"data": data, "data_source": source_of(data), "seed": seed}
+        save_results(out, model, progress, gpt_config, settings | origin)
     return progress.train_losses, progress.val_losses, progress.track_tokens_seen, model
+
+
+def source_of(data: str) -> str:
+    """Where the text came from: "file", or for a known text "cache", "sample" and so on."""
+    if data not in ASSETS:
+        return "file"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SampleDataWarning)  # it has been said before
+        return resolve(data).source
 
 
 def check_settings(settings: dict) -> None:

@@ -43,8 +43,8 @@ TRAIN_RATIO = 0.95
 PEAK_LR = 2e-3
 WARMUP_STEPS = 200
 DECAY_SHARE = 0.19  # of all steps of stage 1, at the end
-FULL_VOCABULARY_STEPS = 300
-FULL_VOCABULARY_LR = 2e-4
+FULL_VOCABULARY_STEPS = 100
+FULL_VOCABULARY_LR = 5e-4
 
 
 def main() -> None:
@@ -209,8 +209,8 @@ def train_full(model, token_paths, output_dir, device) -> None:
         val_loader,
         device,
         max_steps=FULL_VOCABULARY_STEPS,
-        eval_freq=50,
-        eval_iter=20,
+        eval_freq=33,
+        eval_iter=4,
         max_grad_norm=1.0,
         scheduler=scheduler,
         autocast_dtype=torch.bfloat16,

@@ -1,0 +1,428 @@
+"""Chapter 6: data, figures of the book, loss and accuracy, training, saving, and bad input."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+import warnings
+import zipfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from llms_from_scratch.ch04 import BASE_CONFIG, GPTModel
+from llms_from_scratch.ch06 import (
+    ASSET,
+    LABELS,
+    REAL,
+    SYNTHETIC,
+    SYNTHETIC_NOTICE,
+    SpamDataset,
+    calc_accuracy_loader,
+    calc_loss_batch,
+    calc_loss_loader,
+    classify_review,
+    classify_with_probability,
+    create_balanced_dataset,
+    download_and_unzip_spam_data,
+    evaluate_model,
+    identify_data,
+    load_classifier,
+    load_messages,
+    plot_values,
+    random_split,
+    replace_output_head,
+    save_classifier,
+    set_trainable_layers,
+    train_classifier_simple,
+    write_splits,
+)
+from llms_from_scratch.data import SAMPLES
+from llms_from_scratch.tokenizer import get_tokenizer
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / "ch06" / "01_main-chapter-code" / "gpt_class_finetune.py"
+CONFIG = BASE_CONFIG | {"context_length": 16, "emb_dim": 12, "n_layers": 3, "n_heads": 2}
+
+
+@pytest.fixture
+def tokenizer():
+    return get_tokenizer("gpt2")
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(123)
+    model = GPTModel(CONFIG)
+    replace_output_head(model)
+    return model
+
+
+def download(folder):
+    path = folder / "sms" / "SMSSpamCollection.tsv"
+    download_and_unzip_spam_data(ASSET.urls[0], folder / "sms.zip", folder / "sms", path)
+    return path
+
+
+def loader_of(num_rows, batch_size=4, drop_last=False, num_tokens=8):
+    generator = torch.Generator().manual_seed(1)
+    rows = [
+        (torch.randint(50257, (num_tokens,), generator=generator), torch.tensor(i % 2))
+        for i in range(num_rows)
+    ]
+    return DataLoader(rows, batch_size=batch_size, drop_last=drop_last)
+
+
+@pytest.fixture
+def synthetic(tmp_path):
+    with zipfile.ZipFile(SAMPLES / ASSET.sample) as archive:
+        path = tmp_path / "SMSSpamCollection.tsv"
+        path.write_bytes(archive.read(ASSET.member))
+    return path
+
+
+# --- the book's figures
+
+
+@pytest.mark.real_data
+def test_figures_of_the_book(tmp_path, tokenizer, capsys):
+    path = download(tmp_path)
+    assert identify_data(path) == REAL
+    assert "synthetic" not in capsys.readouterr().out
+    df = load_messages(path)
+    assert df.shape == (5572, 2)
+    assert df["Label"].value_counts().to_dict() == {"ham": 4825, "spam": 747}
+    balanced = create_balanced_dataset(df)
+    assert balanced["Label"].value_counts().to_dict() == {"ham": 747, "spam": 747}
+    assert list(balanced["Label"]) == ["ham"] * 747 + ["spam"] * 747
+    balanced["Label"] = balanced["Label"].map(LABELS)
+    splits = random_split(balanced, 0.7, 0.1)
+    assert [len(split) for split in splits] == [1045, 149, 300]
+
+    paths = write_splits(tmp_path, *splits)
+    train = SpamDataset(paths[0], tokenizer)
+    assert train.max_length == 120
+    others = [SpamDataset(path, tokenizer, train.max_length) for path in paths[1:]]
+    loaders = [DataLoader(train, batch_size=8, shuffle=True, drop_last=True)]
+    loaders += [DataLoader(dataset, batch_size=8) for dataset in others]
+    assert [len(loader) for loader in loaders] == [130, 19, 38]
+    inputs, targets = next(iter(loaders[0]))
+    assert (inputs.shape, targets.shape) == ((8, 120), (8,))
+
+    tiny = GPTModel(CONFIG | {"context_length": 120, "emb_dim": 2, "n_layers": 1})
+    replace_output_head(tiny)
+    tiny.tok_emb.requires_grad_(False)
+    optimizer = torch.optim.SGD(tiny.out_head.parameters(), lr=0.1)
+    *curves, examples_seen = train_classifier_simple(
+        tiny, loaders[0], loaders[1], optimizer, "cpu", 5, eval_freq=50, eval_iter=1
+    )
+    assert examples_seen == 5200 == 8 * 650
+    assert [len(values) for values in curves] == [13, 13, 5, 5]
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"Ep 1 \(Step 000000\): Train loss \d\.\d{3}, Val loss \d\.\d{3}", lines[0])
+    assert lines[-2].startswith("Ep 5 (Step 000600)")
+    assert re.fullmatch(
+        r"Training accuracy: \d+\.\d\d% \| Validation accuracy: \d+\.\d\d%", lines[-1]
+    )
+
+
+def test_the_books_four_token_example(tokenizer):
+    assert tokenizer.encode("Do you have time") == [5211, 345, 423, 640]
+    model = GPTModel(CONFIG)
+    replace_output_head(model)
+    assert model(torch.tensor([[5211, 345, 423, 640]])).shape == (1, 4, 2)
+    assert model.out_head.bias is not None
+
+
+# --- the bundled synthetic messages
+
+
+def test_without_a_source_the_synthetic_messages_come_with_a_notice(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("LLMS_FROM_SCRATCH_MIRROR", raising=False)
+    monkeypatch.setenv("LLMS_FROM_SCRATCH_OFFLINE", "1")
+    with pytest.warns(UserWarning, match="bundled sample"):
+        path = download(tmp_path)
+    assert SYNTHETIC_NOTICE in capsys.readouterr().out
+    assert identify_data(path) == SYNTHETIC
+    download(tmp_path)  # an existing file is kept, and the notice is repeated
+    printed = capsys.readouterr().out
+    assert "already exists" in printed and SYNTHETIC_NOTICE in printed
+
+
+def test_synthetic_messages_are_many_and_different(synthetic):
+    df = load_messages(synthetic)
+    assert len(df) == 2000 and df["Text"].nunique() == 2000
+    assert df["Label"].value_counts().to_dict() == {"ham": 1400, "spam": 600}
+    assert df["Template"].nunique() >= 100
+    assert df.groupby("Template")["Label"].nunique().max() == 1
+
+
+def test_synthetic_messages_are_split_by_template(synthetic):
+    splits = random_split(create_balanced_dataset(load_messages(synthetic)), 0.7, 0.1)
+    templates = [set(split["Template"]) for split in splits]
+    assert not (templates[0] & templates[1] or templates[0] & templates[2])
+    assert not templates[1] & templates[2]
+    assert sum(len(split) for split in splits) == 1200
+    assert 0.6 < len(splits[0]) / 1200 < 0.8
+    assert all(set(split["Label"]) == {"ham", "spam"} for split in splits)
+
+
+def test_generator_gives_the_committed_messages(tmp_path, monkeypatch):
+    import make_sms_sample
+
+    monkeypatch.setattr(make_sms_sample, "TARGET", tmp_path / "sample.zip")
+    make_sms_sample.main()
+    with (
+        zipfile.ZipFile(tmp_path / "sample.zip") as made,
+        zipfile.ZipFile(SAMPLES / ASSET.sample) as committed,
+    ):
+        for name in (ASSET.member, "templates.txt"):
+            assert made.read(name) == committed.read(name)
+
+
+# --- the data set
+
+
+def write_csv(folder, content):
+    path = folder / "messages.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+    return path
+
+
+def test_dataset_pads_with_the_tokenizers_token_and_cuts(tmp_path, tokenizer):
+    path = write_csv(tmp_path, "Label,Text\n0,Do you have time\n1,Hi\n")
+    dataset = SpamDataset(path, tokenizer)
+    inputs, target = dataset[1]
+    assert dataset.max_length == dataset._longest_encoded_length() == 4 and len(dataset) == 2
+    assert inputs.tolist() == [17250, 50256, 50256, 50256]
+    assert (inputs.dtype, target.dtype, target.item()) == (torch.long, torch.long, 1)
+    assert SpamDataset(path, tokenizer, 2)[0][0].tolist() == [5211, 345]
+    assert SpamDataset(path, tokenizer, pad_token_id=0)[1][0].tolist() == [17250, 0, 0, 0]
+
+
+def test_csv_with_bom_crlf_quotes_and_newlines_in_fields(tmp_path, tokenizer):
+    content = b'\xef\xbb\xbfLabel,Text\r\n0,"He said ""hi"", twice"\r\n1,"two\r\nlines"\r\n0,NA\r\n'
+    dataset = SpamDataset(write_csv(tmp_path, content), tokenizer)
+    texts = ['He said "hi", twice', "two\r\nlines", "NA"]
+    assert list(dataset.data["Text"]) == texts
+    assert dataset.max_length == max(len(tokenizer.encode(text)) for text in texts)
+
+
+def test_splits_survive_writing_and_reading(tmp_path, tokenizer):
+    texts = ["a,b", 'say "x"', "two\nlines", "null", "é £ 😀", "123"]
+    df = pd.DataFrame({"Label": [0, 1] * 3, "Text": texts})
+    paths = write_splits(tmp_path, df, df[:2], df[2:])
+    assert [path.name for path in paths] == ["train.csv", "validation.csv", "test.csv"]
+    assert list(SpamDataset(paths[0], tokenizer).data["Text"]) == texts
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("Label,Message\n0,hello\n", "no column 'Text'"),
+        ("Text\nhello\n", "no column 'Label'"),
+        ("Label,Text\n", "no rows"),
+        ("", "not a table"),
+        ("Label,Text\n2,hello\n", "unknown label 2"),
+        ("Label,Text\nham,hello\n", "unknown label 'ham'"),
+        ("Label,Text\n0,caf\xe9\n".encode("latin-1"), "not UTF-8"),
+        ('Label,Text\n0,"never closed\n', "not a table"),
+    ],
+)
+def test_bad_files_are_refused_with_a_reason(tmp_path, tokenizer, content, message):
+    with pytest.raises(ValueError, match=message):
+        SpamDataset(write_csv(tmp_path, content), tokenizer)
+
+
+def test_bad_tables_are_refused_with_a_reason():
+    for rows, message in (
+        ([], "no rows"),
+        ([("ham", "a"), ("ham", "b")], "no spam"),
+        ([("spam", "a")], "no ham"),
+        ([("ham", "a"), ("spam", "b"), ("eggs", "c")], "unknown label 'eggs'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            create_balanced_dataset(pd.DataFrame(rows, columns=["Label", "Text"]))
+    with pytest.raises(ValueError, match="no column 'Text'"):
+        create_balanced_dataset(pd.DataFrame({"Label": ["ham"]}))
+    with pytest.raises(ValueError, match="fractions"):
+        random_split(pd.DataFrame({"Label": [0], "Text": ["a"]}), 0.8, 0.4)
+
+
+def test_dataset_refuses_a_length_below_one(tmp_path, tokenizer):
+    path = write_csv(tmp_path, "Label,Text\n0,a\n")
+    with pytest.raises(ValueError, match="at least 1"):
+        SpamDataset(path, tokenizer, max_length=0)
+
+
+# --- model, loss, accuracy
+
+
+def test_trainable_layers(model):
+    def trainable():
+        return {name.split(".weight")[0] for name, p in model.named_parameters() if p.requires_grad}
+
+    set_trainable_layers(model, "last_layer")
+    assert trainable() == {"out_head", "out_head.bias"}
+    set_trainable_layers(model)
+    names = trainable()
+    assert "final_norm.scale" in names
+    assert {name[:12] for name in names if name.startswith("trf")} == {"trf_blocks.2"}
+    set_trainable_layers(model, "last_two_blocks")
+    blocks = {name[:12] for name in trainable() if name.startswith("trf")}
+    assert blocks == {"trf_blocks.1", "trf_blocks.2"}
+    set_trainable_layers(model, "all")
+    assert all(p.requires_grad for p in model.parameters())
+    with pytest.raises(ValueError, match="must be one of"):
+        set_trainable_layers(model, "some")
+
+
+def test_loss_is_the_cross_entropy_of_the_last_token(model):
+    inputs, targets = next(iter(loader_of(4)))
+    expected = torch.nn.functional.cross_entropy(model(inputs)[:, -1, :], targets)
+    assert torch.equal(calc_loss_batch(inputs, targets, model, "cpu"), expected)
+    loss = calc_loss_loader(loader_of(8), model, "cpu", num_batches=1)
+    assert loss == pytest.approx(expected.item())
+    assert calc_loss_loader(loader_of(4), model, "cpu", num_batches=9) == loss
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluation_leaves_the_mode_as_it_was(model, tokenizer, training):
+    model.train(training)
+    loader = loader_of(4)
+    calc_accuracy_loader(loader, model, "cpu")
+    evaluate_model(model, loader, loader, "cpu", 1)
+    classify_review("Hello", model, tokenizer, "cpu")
+    assert model.training is training
+    assert torch.is_grad_enabled()
+
+
+def test_accuracy_counts_every_row(model):
+    class AlwaysSpam(torch.nn.Module):
+        def forward(self, token_ids):
+            return torch.tensor([0.0, 1.0]).expand(*token_ids.shape, 2)
+
+    assert calc_accuracy_loader(loader_of(5), AlwaysSpam(), "cpu") == 2 / 5
+    assert calc_accuracy_loader(loader_of(5, drop_last=True), AlwaysSpam(), "cpu") == 2 / 4
+
+
+def test_without_a_batch_the_measures_are_nan_and_training_is_an_error(model):
+    empty = loader_of(3, batch_size=4, drop_last=True)
+    assert math.isnan(calc_accuracy_loader(empty, model, "cpu"))
+    assert math.isnan(calc_loss_loader(empty, model, "cpu"))
+    optimizer = torch.optim.AdamW(model.parameters())
+    with pytest.raises(ValueError, match="single batch"):
+        train_classifier_simple(model, empty, empty, optimizer, "cpu", 1, 1, 1)
+
+
+# --- use, saving, plots
+
+
+def test_classify_review(model, tokenizer):
+    answer = classify_review("You won!", model, tokenizer, "cpu")  # pads to the context
+    assert answer in ("spam", "not spam")
+    label, probability = classify_with_probability("You won!", model, tokenizer, "cpu")
+    assert label == answer and 0.5 <= probability <= 1
+    with torch.no_grad():
+        model.out_head.bias.copy_(torch.tensor([0.0, 50.0]))
+    assert classify_review("Hi", model, tokenizer, "cpu", 8) == "spam"
+    with torch.no_grad():
+        model.out_head.bias.copy_(torch.tensor([50.0, 0.0]))
+    assert classify_review("Hi", model, tokenizer, "cpu", 8) == "not spam"
+
+
+def test_classify_review_on_texts_that_do_not_fit(model, tokenizer):
+    long_text = "word " * 40
+    with pytest.warns(UserWarning, match="only the first 16 are read"):
+        classify_review(long_text, model, tokenizer, "cpu")
+    with pytest.warns(UserWarning, match="only the first 4 are read"):
+        classify_review(long_text, model, tokenizer, "cpu", max_length=4)
+    for empty in ("", "  \n"):
+        with pytest.raises(ValueError, match="empty"):
+            classify_review(empty, model, tokenizer, "cpu")
+    for wrong in (17, 0):
+        with pytest.raises(ValueError, match="context of 16"):
+            classify_review("Hi", model, tokenizer, "cpu", max_length=wrong)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        classify_review("<|endoftext|>", model, tokenizer, "cpu")  # text like any other
+
+
+def test_saved_classifier_gives_the_same_logits_in_a_new_process(model, tmp_path):
+    save_classifier(tmp_path, model, CONFIG, max_length=16)
+    token_ids = torch.arange(16)[None]
+    with torch.no_grad():
+        expected = model.eval()(token_ids)
+    code = (
+        "import sys, torch; from llms_from_scratch.ch06 import load_classifier;"
+        "torch.set_num_threads(1); model, settings = load_classifier(sys.argv[1]);"
+        "torch.save(model(torch.arange(16)[None]).detach(), sys.argv[1] + '/logits.pt')"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=120)
+    assert torch.equal(torch.load(tmp_path / "logits.pt", weights_only=True), expected)
+    with pytest.raises(FileNotFoundError, match="train a classifier first"):
+        load_classifier(tmp_path / "nowhere")
+
+
+def test_plot_values_writes_the_books_file_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plot_values([0, 1], [0, 8], [1, 0.5], [1, 0.6], label="accuracy")
+    assert (tmp_path / "accuracy-plot.pdf").stat().st_size > 1000
+
+
+# --- the script
+
+
+def run_script(*arguments, folder):
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=300,
+    )
+
+
+def test_script_trains_and_then_classifies(tmp_path):
+    data = tmp_path / "mine.csv"
+    rows = [f"ham,see you at {i}" for i in range(20)] + [f"spam,win {i} now" for i in range(20)]
+    data.write_text("Label,Text\n" + "\n".join(rows), encoding="utf-8")
+    done = run_script("--preset", "tiny", "--data", "mine.csv", "--out", "run", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for name in ("Train", "Validation", "Test"):
+        assert re.search(rf"{name} accuracy: \d+\.\d\d%", done.stdout)
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["asset"] == "mine.csv" and metrics["split"] == "random"
+    assert metrics["rows"] == [28, 4, 8]
+    for name in ("review_classifier.safetensors", "review_classifier.json"):
+        assert (tmp_path / "run" / name).is_file()
+    for label in ("loss", "accuracy"):
+        for suffix in ("pdf", "png"):
+            assert (tmp_path / "run" / f"{label}-plot.{suffix}").is_file()
+
+    done = run_script("--classify", "win a prize", "--out", "run", folder=tmp_path)
+    assert re.fullmatch(r"(not )?spam \(probability [01]\.\d{3}\)\n", done.stdout), done.stderr
+    done = run_script("--classify", " ", "--out", "run", folder=tmp_path)
+    assert done.returncode == 2 and "empty" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "nowhere.csv"], "neither a file"),
+        (["--context-length", "121", "--data", "mine.csv"], "context of 120"),
+        (["--context-length", "long", "--data", "mine.csv"], "must be longest_training_example"),
+        (["--epochs", "0", "--data", "mine.csv"], "must be positive"),
+    ],
+)
+def test_script_refuses_what_cannot_work(tmp_path, arguments, message):
+    rows = [f"{label},text {i}" for label in LABELS for i in range(20)]
+    (tmp_path / "mine.csv").write_text("Label,Text\n" + "\n".join(rows), encoding="utf-8")
+    done = run_script("--preset", "tiny", "--out", "run", *arguments, folder=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr and "Traceback" not in done.stderr
