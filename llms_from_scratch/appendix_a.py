@@ -153,7 +153,8 @@ def main(
             optimizer.step()  # so all ranks take the same step
         print(
             f"[Rank {rank}] Epoch: {epoch + 1:03d}/{num_epochs:03d}"
-            f" | Batch size: {len(labels)} | Train loss: {loss.item():.2f}",
+            f" | Batch size: {len(labels)} | Train loss: {loss.item():.2f}\n",
+            end="",  # text and line break in one piece, or the lines of two ranks may mix
             flush=True,
         )
 

@@ -5,10 +5,13 @@ such programs have in common: start processes, join them to a group, add up numb
 """
 
 import argparse
+import contextlib
 import os
+import random
 import signal
 import socket
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +23,9 @@ import torch.multiprocessing as mp
 TIMEOUT = timedelta(minutes=2)  # how long a rank waits for the others, at the start and later
 GRACE_PERIOD = 5  # seconds that the other ranks have to end by themselves when one has failed
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}  # the network interface that stays on the machine
+
+_kept_groups = []
+_kept_works = deque(maxlen=16)
 
 
 class RankFailed(RuntimeError):
@@ -49,14 +55,29 @@ def ddp_setup(rank: int, world_size: int) -> torch.device:
         torch.cuda.set_device(device)
     backend = "nccl" if use_gpus and dist.is_nccl_available() else "gloo"  # no NCCL on Windows
     dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=TIMEOUT)
+    keep_until_exit(dist.group.WORLD)
     return device
 
 
 def sum_over_ranks(numbers: Sequence[float], device: torch.device | str) -> list[float]:
     """Add up each of some numbers over all ranks; each rank gets the sums."""
     sums = torch.tensor(numbers, dtype=torch.float64, device=device)
-    dist.all_reduce(sums)  # in place
+    work = dist.all_reduce(sums, async_op=True)  # in place
+    work.wait()
+    keep_until_exit(work)
     return sums.tolist()
+
+
+def keep_until_exit(thing: object) -> None:
+    """Keep Python from deleting a group, or one of its last operations, at a bad moment.
+
+    Gloo has threads of its own, which need Python's lock to let go of a tensor. If Python deletes
+    the group just then, it holds the lock and waits for these threads, for ever (seen with PyTorch
+    2.13). With NCCL there is nothing to do.
+    """
+    if dist.get_backend() == "gloo":
+        kept = _kept_groups if isinstance(thing, dist.ProcessGroup) else _kept_works
+        kept.append(thing)
 
 
 def launch(function: Callable, world_size: int, *args) -> None:
@@ -66,9 +87,7 @@ def launch(function: Callable, world_size: int, *args) -> None:
     since new processes import the script again. If one process fails, the others are stopped and
     ``RankFailed`` is raised, within seconds.
     """
-    os.environ.setdefault(
-        "MASTER_PORT", str(free_port())
-    )  # two jobs do not get in each other's way
+    os.environ.setdefault("MASTER_PORT", str(free_port()))  # so that two jobs do not collide
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # or each process would want all the cores
     context = mp.spawn(function, args=(world_size, *args), nprocs=world_size, join=False)
     try:
@@ -112,10 +131,12 @@ def positive_int(text: str) -> int:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port of this machine that nobody uses, and that systems do not hand out by themselves."""
+    for port in random.SystemRandom().sample(range(20_000, 30_000), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError("found no free port between 20000 and 30000: set MASTER_PORT")
 
 
 def _describe(context: mp.ProcessContext, failed: int) -> str:

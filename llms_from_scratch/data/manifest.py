@@ -98,6 +98,19 @@ ASSETS = {
             licence="Modified MIT (OpenAI)",
             description="token ids of the GPT-2 tokenizer (this package can rebuild it)",
         ),
+        Asset(
+            name="sms-spam",
+            file_name="sms+spam+collection.zip",
+            urls=(
+                "https://archive.ics.uci.edu/static/public/228/sms+spam+collection.zip",
+                f"{BACKUP}/sms%2Bspam%2Bcollection.zip",
+            ),
+            member="SMSSpamCollection",
+            member_sha256="7d039a24a6083ed9ef0f806ebad56bbb976e3aeb8de05669173bfdc4996c239d",
+            licence="CC BY 4.0",
+            description="SMS Spam Collection: 5,572 messages, labelled ham or spam (chapter 6)",
+            sample="sms-spam-synthetic.zip",
+        ),
         *_gpt2_weights(),
     )
 }

@@ -1,0 +1,469 @@
+"""Chapter 6: finetuning a GPT to tell spam from other messages.
+
+Shapes: b = batch size, num_tokens = length of the padded messages, num_classes = 2.
+"""
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import pandas as pd
+import torch
+import torch.nn as nn
+from safetensors.torch import load_file, save_file
+from torch.utils.data import Dataset
+
+from llms_from_scratch import ch05
+from llms_from_scratch.ch04 import GPTModel
+from llms_from_scratch.data import SAMPLES, check_file, find_asset, resolve
+from llms_from_scratch.data.archive import read_zip_member
+from llms_from_scratch.data.files import atomic_write, sha256_of
+from llms_from_scratch.data.http import download
+
+LABELS = {"ham": 0, "spam": 1}  # ham is what is not spam
+ASSET = find_asset("sms-spam")
+REAL, SYNTHETIC = "SMS Spam Collection", "synthetic messages"
+SYNTHETIC_NOTICE = (
+    "NOTICE: these messages are synthetic; accuracy on them says nothing about real SMS."
+)
+
+
+def download_and_unzip_spam_data(
+    url: str, zip_path: str | Path, extracted_path: str | Path, data_file_path: str | Path
+) -> None:
+    """Write the SMS Spam Collection to ``data_file_path``, checked by its hash (section 6.2).
+
+    The archive is kept as ``zip_path``. Without a network, the bundled synthetic messages take
+    their place and a notice says so. A file that exists already is kept.
+    """
+    data_file_path = Path(data_file_path)
+    if data_file_path.exists():
+        print(f"{data_file_path} already exists. Skipping download and extraction.")
+    else:
+        zip_path = Path(zip_path)
+        zip_path.parent.mkdir(parents=True, exist_ok=True)
+        if url in ASSET.urls:
+            zip_path = resolve(ASSET.name, target=zip_path).path
+        else:
+            download([url], zip_path, check=lambda part: check_file(ASSET, part))
+        content = read_zip_member(zip_path, ASSET.member)
+        for folder in (Path(extracted_path), data_file_path.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(data_file_path) as temporary:
+            temporary.write_bytes(content)
+        print(f"File downloaded and saved as {data_file_path.as_posix()}")
+    if identify_data(data_file_path) == SYNTHETIC:
+        print(SYNTHETIC_NOTICE)
+
+
+def identify_data(data_file_path: str | Path) -> str:
+    """``REAL``, ``SYNTHETIC`` or the file's name: by its hash, whatever it is called."""
+    if sha256_of(data_file_path) == ASSET.member_sha256:
+        return REAL
+    bundled = read_zip_member(SAMPLES / ASSET.sample, ASSET.member)
+    if sha256_of(data_file_path) == hashlib.sha256(bundled).hexdigest():
+        return SYNTHETIC
+    return Path(data_file_path).name
+
+
+def load_messages(data_file_path: str | Path) -> pd.DataFrame:
+    """Read messages with the columns ``Label`` and ``Text``.
+
+    The format is that of the collection, label, tab, text and no header, or CSV with a header. For
+    the synthetic messages, a column ``Template`` says which ones were made from one template.
+    Raises ``ValueError`` for a file without such columns, without rows or that is not UTF-8.
+    """
+    if Path(data_file_path).suffix == ".csv":
+        return _read_csv(data_file_path)
+    df = _read_csv(data_file_path, sep="\t", header=None, names=["Label", "Text"])
+    if identify_data(data_file_path) == SYNTHETIC:
+        df["Template"] = read_zip_member(SAMPLES / ASSET.sample, "templates.txt").decode().split()
+    return df
+
+
+def _read_csv(path: str | Path, **options) -> pd.DataFrame:
+    """Read a table in which also "NA" and "null" are texts; ``ValueError`` says what is wrong."""
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")  # with or without byte order mark
+        df = pd.read_csv(io.StringIO(text, newline=""), keep_default_na=False, **options)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}): save it so") from None
+    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        raise ValueError(f"{path} is not a table of messages: {error}") from None
+    _check_columns(df, str(path))
+    df["Text"] = df["Text"].astype(str)
+    return df
+
+
+def _check_columns(df: pd.DataFrame, what: str = "the table") -> None:
+    missing = [name for name in ("Label", "Text") if name not in df.columns]
+    if missing:
+        raise ValueError(f"{what} has no column {missing[0]!r}; it has {list(df.columns)}")
+    if df.empty:
+        raise ValueError(f"{what} has no rows")
+
+
+def create_balanced_dataset(df: pd.DataFrame) -> pd.DataFrame:
+    """As many rows of ham as there are of spam, chosen at random, then the spam (section 6.2).
+
+    Raises ``ValueError`` for a label that is neither ``"ham"`` nor ``"spam"``, and if one of them
+    does not occur.
+    """
+    _check_columns(df)
+    unknown = sorted(set(df["Label"]) - set(LABELS), key=str)
+    if unknown:
+        raise ValueError(f"unknown label {unknown[0]!r}: labels must be 'ham' or 'spam'")
+    ham, spam = df[df["Label"] == "ham"], df[df["Label"] == "spam"]
+    if ham.empty or spam.empty:
+        raise ValueError(f"the table has no {'ham' if ham.empty else 'spam'}: one class only")
+    size = min(len(ham), len(spam))
+    chosen_ham = ham.sample(size, random_state=123)
+    return pd.concat([chosen_ham, spam if size == len(spam) else spam[:size]])
+
+
+def random_split(
+    df: pd.DataFrame, train_frac: float, validation_frac: float
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Shuffle the rows and cut them into parts to train, validate and test (section 6.2).
+
+    Rows with the same ``Template``, if there is such a column, come into the same part: otherwise
+    near copies of the training messages would be found in the test set.
+    """
+    test_frac = 1 - train_frac - validation_frac
+    if min(train_frac, validation_frac, test_frac) < -1e-9:
+        raise ValueError(f"fractions must be from 0 to 1 in sum: {train_frac}, {validation_frac}")
+    df = df.sample(frac=1, random_state=123).reset_index(drop=True)
+    if "Template" in df.columns:
+        order = {name: i for i, name in enumerate(df["Template"].unique())}
+        share = df["Template"].map(order) / len(order)
+        in_train = share < train_frac
+        in_validation = ~in_train & (share < train_frac + validation_frac)
+        return df[in_train], df[in_validation], df[~in_train & ~in_validation]
+    train_end = int(len(df) * train_frac)
+    validation_end = train_end + int(len(df) * validation_frac)
+    return df[:train_end], df[train_end:validation_end], df[validation_end:]
+
+
+class SpamDataset(Dataset):
+    """Messages as token ids of one length, and labels 0 or 1 (section 6.3).
+
+    Longer messages than ``max_length`` are cut, shorter ones are filled up with ``pad_token_id``.
+    By default the longest message gives the length, and the tokenizer its end-of-text token
+    (50256 for GPT-2). The file is CSV with the columns ``Label`` and ``Text``.
+    """
+
+    def __init__(self, csv_file, tokenizer, max_length=None, pad_token_id=None):
+        self.data = _read_csv(csv_file)
+        unknown = sorted(set(self.data["Label"]) - {0, 1}, key=str)
+        if unknown:
+            raise ValueError(f"{csv_file}: unknown label {unknown[0]!r}: labels must be 0 or 1")
+        if max_length is not None and max_length < 1:
+            raise ValueError(f"max_length must be at least 1, got {max_length}")
+        self.encoded_texts = [tokenizer.encode_ordinary(text) for text in self.data["Text"]]
+        self.max_length = max_length or self._longest_encoded_length()
+        if pad_token_id is None:
+            pad_token_id = tokenizer.eot_token
+        self.encoded_texts = [
+            pad_or_cut(encoded, self.max_length, pad_token_id) for encoded in self.encoded_texts
+        ]
+
+    def __getitem__(self, index):
+        label = int(self.data["Label"].iloc[index])
+        return (
+            torch.tensor(self.encoded_texts[index], dtype=torch.long),  # (max_length,)
+            torch.tensor(label, dtype=torch.long),
+        )
+
+    def __len__(self):
+        return len(self.data)
+
+    def _longest_encoded_length(self):
+        return max(1, *(len(encoded) for encoded in self.encoded_texts))
+
+
+def pad_or_cut(token_ids: list[int], max_length: int, pad_token_id: int) -> list[int]:
+    """Exactly ``max_length`` token ids.
+
+    >>> pad_or_cut([7, 8, 9], 5, 0), pad_or_cut([7, 8, 9], 2, 0)
+    ([7, 8, 9, 0, 0], [7, 8])
+    """
+    return token_ids[:max_length] + [pad_token_id] * (max_length - len(token_ids))
+
+
+def replace_output_head(model: nn.Module, num_classes: int = 2) -> None:
+    """Put a new, random output layer for the classes in place of the vocabulary's (section 6.5)."""
+    old = model.out_head
+    model.out_head = nn.Linear(old.in_features, num_classes).to(old.weight.device)
+
+
+def set_trainable_layers(model: nn.Module, which: str = "last_block") -> None:
+    """Freeze a model except for its output layer and what ``which`` adds to it (section 6.5).
+
+    ``"last_layer"`` adds nothing, ``"last_block"`` the last transformer block and the final
+    normalization, ``"last_two_blocks"`` one block more, ``"all"`` everything.
+    """
+    blocks = {"last_layer": 0, "last_block": 1, "last_two_blocks": 2, "all": 0}
+    if which not in blocks:
+        raise ValueError(f"trainable layers must be one of {tuple(blocks)}, got {which!r}")
+    model.requires_grad_(which == "all")
+    model.out_head.requires_grad_(True)
+    if blocks[which]:
+        model.final_norm.requires_grad_(True)
+        model.trf_blocks[-blocks[which] :].requires_grad_(True)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients for a while; then the mode is what it was before."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def calc_accuracy_loader(
+    data_loader: Iterable,
+    model: nn.Module,
+    device: torch.device | str,
+    num_batches: int | None = None,
+) -> float:
+    """Share of right answers in the first ``num_batches`` batches of a loader, or in all.
+
+    The result is NaN if there is no batch (section 6.6).
+    """
+    num_correct, num_examples = 0, 0
+    with evaluating(model):
+        for input_batch, target_batch in islice(data_loader, num_batches):
+            logits = model(input_batch.to(device))[:, -1, :]  # (b, num_classes)
+            predicted = logits.argmax(dim=-1)  # (b,)
+            num_correct += (predicted == target_batch.to(device)).sum().item()
+            num_examples += len(target_batch)
+    return num_correct / num_examples if num_examples else math.nan
+
+
+def last_token(model: nn.Module):
+    """The model as a function that gives the logits of the last token only, (b, 1, num_classes)."""
+    return lambda input_batch: model(input_batch)[:, -1:, :]
+
+
+def calc_loss_batch(
+    input_batch: torch.Tensor,
+    target_batch: torch.Tensor,
+    model: nn.Module,
+    device: torch.device | str,
+) -> torch.Tensor:
+    """Mean cross-entropy of a batch: chapter 5's, but of the last token alone (section 6.6).
+
+    Inputs are token ids (b, num_tokens), targets are labels (b,).
+    """
+    return ch05.calc_loss_batch(input_batch, target_batch, last_token(model), device)
+
+
+def calc_loss_loader(
+    data_loader: Iterable,
+    model: nn.Module,
+    device: torch.device | str,
+    num_batches: int | None = None,
+) -> float:
+    """Mean loss over the first ``num_batches`` batches, or all; NaN if there is none."""
+    return ch05.calc_loss_loader(data_loader, last_token(model), device, num_batches)
+
+
+def evaluate_model(
+    model: nn.Module,
+    train_loader: Iterable,
+    val_loader: Iterable,
+    device: torch.device | str,
+    eval_iter: int | None,
+) -> tuple[float, float]:
+    """Training and validation loss over ``eval_iter`` batches each, without dropout."""
+    with evaluating(model):
+        return (
+            calc_loss_loader(train_loader, model, device, eval_iter),
+            calc_loss_loader(val_loader, model, device, eval_iter),
+        )
+
+
+def train_classifier_simple(
+    model: nn.Module,
+    train_loader: Iterable,
+    val_loader: Iterable,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device | str,
+    num_epochs: int,
+    eval_freq: int,
+    eval_iter: int | None,
+) -> tuple[list[float], list[float], list[float], list[float], int]:
+    """Train a classifier; print losses every ``eval_freq`` updates, accuracies per epoch (6.7).
+
+    Losses and accuracies are measured on ``eval_iter`` batches, and returned as training losses,
+    validation losses, training accuracies and validation accuracies; last comes the number of
+    examples seen. Raises ``ValueError`` if the training data have no batch.
+    """
+    if len(train_loader) == 0:
+        raise ValueError("the training data do not fill a single batch: use a smaller batch size")
+    train_losses, val_losses, train_accs, val_accs = [], [], [], []
+    examples_seen, global_step = 0, -1
+
+    for epoch in range(num_epochs):
+        model.train()
+        for input_batch, target_batch in train_loader:
+            optimizer.zero_grad()
+            loss = calc_loss_batch(input_batch, target_batch, model, device)
+            loss.backward()
+            optimizer.step()
+            examples_seen += len(input_batch)
+            global_step += 1
+
+            if global_step % eval_freq == 0:
+                train_loss, val_loss = evaluate_model(
+                    model, train_loader, val_loader, device, eval_iter
+                )
+                train_losses.append(train_loss)
+                val_losses.append(val_loss)
+                print(
+                    f"Ep {epoch + 1} (Step {global_step:06d}): "
+                    f"Train loss {train_loss:.3f}, Val loss {val_loss:.3f}"
+                )
+
+        train_accs.append(calc_accuracy_loader(train_loader, model, device, eval_iter))
+        val_accs.append(calc_accuracy_loader(val_loader, model, device, eval_iter))
+        print(f"Training accuracy: {train_accs[-1]:.2%} | Validation accuracy: {val_accs[-1]:.2%}")
+
+    return train_losses, val_losses, train_accs, val_accs, examples_seen
+
+
+def plot_values(
+    epochs_seen,
+    examples_seen,
+    train_values,
+    val_values,
+    label: str = "loss",
+    save_to: Iterable[str | Path] | None = None,
+) -> None:
+    """Plot losses or accuracies against epochs (below) and examples (above), and save the figure.
+
+    It is written to ``{label}-plot.pdf`` if ``save_to`` does not say otherwise (section 6.7).
+    """
+    import matplotlib.pyplot as plt
+
+    fig, ax = plt.subplots(figsize=(5, 3), layout="constrained")
+    ax.plot(epochs_seen, train_values, label=f"Training {label}")
+    ax.plot(epochs_seen, val_values, linestyle="-.", label=f"Validation {label}")
+    ax.set(xlabel="Epochs", ylabel=label.capitalize())
+    ax.legend()
+    examples_axis = ax.twiny()
+    examples_axis.plot(examples_seen, train_values, alpha=0)  # invisible, aligns the ticks
+    examples_axis.set_xlabel("Examples seen")
+    for path in [f"{label}-plot.pdf"] if save_to is None else save_to:
+        fig.savefig(path)
+
+
+def classify_review(
+    text: str,
+    model: nn.Module,
+    tokenizer,
+    device: torch.device | str,
+    max_length: int | None = None,
+    pad_token_id: int | None = None,
+) -> str:
+    """``"spam"`` or ``"not spam"`` (section 6.8); ``classify_with_probability`` explains more."""
+    return classify_with_probability(text, model, tokenizer, device, max_length, pad_token_id)[0]
+
+
+def classify_with_probability(
+    text: str,
+    model: nn.Module,
+    tokenizer,
+    device: torch.device | str,
+    max_length: int | None = None,
+    pad_token_id: int | None = None,
+) -> tuple[str, float]:
+    """The label of a text and the probability that the model gives it.
+
+    ``max_length`` should be the length to which the training messages were padded; by default it
+    is the model's context. A longer text is cut to it, with a warning. Raises ``ValueError`` for an
+    empty text, and for a ``max_length`` that is longer than the context.
+    """
+    if not text.strip():
+        raise ValueError("the text is empty: there is nothing to classify")
+    context_length = model.pos_emb.num_embeddings
+    check_length(max_length, context_length)
+    max_length = max_length or context_length
+    if pad_token_id is None:
+        pad_token_id = tokenizer.eot_token
+    token_ids = tokenizer.encode_ordinary(text)
+    if len(token_ids) > max_length:
+        warnings.warn(
+            f"the text has {len(token_ids)} tokens; only the first {max_length} are read",
+            stacklevel=2,
+        )
+    token_ids = pad_or_cut(token_ids, max_length, pad_token_id)
+    with evaluating(model):
+        logits = model(torch.tensor([token_ids], device=device))[:, -1, :]  # (1, num_classes)
+    probas = torch.softmax(logits, dim=-1)[0]  # (num_classes,)
+    label = probas.argmax().item()
+    return "spam" if label == LABELS["spam"] else "not spam", probas[label].item()
+
+
+def check_length(max_length: int | None, context_length: int) -> None:
+    """Raise ``ValueError`` if messages of this length do not fit into the model's context."""
+    if max_length is not None and not 1 <= max_length <= context_length:
+        raise ValueError(
+            f"max_length must be from 1 to the model's context of {context_length} tokens, "
+            f"got {max_length}"
+        )
+
+
+def save_classifier(
+    folder: str | Path, model: nn.Module, config: dict, max_length: int, **about
+) -> None:
+    """Write ``review_classifier.safetensors`` and, beside it, what it is as JSON.
+
+    ``about`` may say more, for example which data the classifier was trained on.
+    """
+    folder = Path(folder)
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    with atomic_write(folder / "review_classifier.safetensors") as temporary:
+        save_file(tensors, temporary)
+    settings = {
+        "config": config,
+        "num_classes": model.out_head.out_features,
+        "max_length": max_length,
+        **about,
+    }
+    with atomic_write(folder / "review_classifier.json") as temporary:
+        temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def load_classifier(folder: str | Path) -> tuple[GPTModel, dict]:
+    """The model that ``save_classifier`` wrote, in evaluation mode, and its settings."""
+    folder = Path(folder)
+    for name in ("review_classifier.json", "review_classifier.safetensors"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"there is no {name} in {folder}: train a classifier first")
+    settings = json.loads((folder / "review_classifier.json").read_text(encoding="utf-8"))
+    model = GPTModel(settings["config"])
+    replace_output_head(model, settings["num_classes"])
+    model.load_state_dict(load_file(folder / "review_classifier.safetensors"))
+    return model.eval(), settings
+
+
+def write_splits(folder: str | Path, *splits: pd.DataFrame) -> list[Path]:
+    """Write ``train.csv``, ``validation.csv`` and ``test.csv``; return their paths."""
+    paths = []
+    for name, df in zip(("train", "validation", "test"), splits, strict=True):
+        paths.append(Path(folder) / f"{name}.csv")
+        with atomic_write(paths[-1]) as temporary:
+            df[["Label", "Text"]].to_csv(temporary, index=False, quoting=csv.QUOTE_MINIMAL)
+    return paths
