@@ -20,8 +20,9 @@ import torch.nn as nn
 from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset
 
-from llms_from_scratch import ch05
 from llms_from_scratch.ch04 import GPTModel
+from llms_from_scratch.ch05 import calc_loss_batch as calc_token_loss_batch
+from llms_from_scratch.ch05 import calc_loss_loader as calc_token_loss_loader
 from llms_from_scratch.data import SAMPLES, check_file, find_asset, resolve
 from llms_from_scratch.data.archive import read_zip_member
 from llms_from_scratch.data.files import atomic_write, sha256_of
@@ -266,7 +267,7 @@ def calc_loss_batch(
 
     Inputs are token ids (b, num_tokens), targets are labels (b,).
     """
-    return ch05.calc_loss_batch(input_batch, target_batch, last_token(model), device)
+    return calc_token_loss_batch(input_batch, target_batch, last_token(model), device)
 
 
 def calc_loss_loader(
@@ -276,7 +277,7 @@ def calc_loss_loader(
     num_batches: int | None = None,
 ) -> float:
     """Mean loss over the first ``num_batches`` batches, or all; NaN if there is none."""
-    return ch05.calc_loss_loader(data_loader, last_token(model), device, num_batches)
+    return calc_token_loss_loader(data_loader, last_token(model), device, num_batches)
 
 
 def evaluate_model(
