@@ -1,0 +1,34 @@
+"""What chapters 2 to 5 defined, under the import lines of the book."""
+
+from llms_from_scratch.ch02 import GPTDatasetV1, create_dataloader_v1
+from llms_from_scratch.ch03 import MultiHeadAttention
+from llms_from_scratch.ch04 import (
+    GELU,
+    FeedForward,
+    GPTModel,
+    LayerNorm,
+    TransformerBlock,
+    generate_text_simple,
+)
+from llms_from_scratch.ch05 import (
+    assign,
+    load_weights_into_gpt,
+    text_to_token_ids,
+    token_ids_to_text,
+)
+
+__all__ = [
+    "GELU",
+    "FeedForward",
+    "GPTDatasetV1",
+    "GPTModel",
+    "LayerNorm",
+    "MultiHeadAttention",
+    "TransformerBlock",
+    "assign",
+    "create_dataloader_v1",
+    "generate_text_simple",
+    "load_weights_into_gpt",
+    "text_to_token_ids",
+    "token_ids_to_text",
+]
