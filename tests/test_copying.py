@@ -28,6 +28,9 @@ NOT_CARRIED = {
     "load_text",
     "resolve",
     "seed_tiktoken_cache",
+    "download_and_unzip_spam_data",
+    "identify_data",
+    "load_messages",
     "tokenize_file",
     "vocab_bpe",
 }
