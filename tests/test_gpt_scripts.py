@@ -68,7 +68,8 @@ def test_a_run_leaves_model_checkpoint_plots_log_and_samples(finished):
 
 
 def test_without_data_and_network_the_bundled_story_is_used_and_a_warning_says_so(tmp_path):
-    done = run(tmp_path, "gpt_train.py", *TINY, LLMS_FROM_SCRATCH_MIRROR="")
+    empty = {"LLMS_FROM_SCRATCH_MIRROR": "", "LLMS_FROM_SCRATCH_CACHE": str(tmp_path / "cache")}
+    done = run(tmp_path, "gpt_train.py", *TINY, **empty)
     assert done.returncode == 0, done.stderr
     assert "'short-story.txt' takes the place of 'the-verdict'" in done.stderr
     results = json.loads((tmp_path / "runs/gpt_train/settings.json").read_text(encoding="utf-8"))
