@@ -36,11 +36,12 @@ def main() -> None:
     settings = {"n_vocab": 101, "n_ctx": 20, "n_embd": 24, "n_head": 3, "n_layer": 2}
     (FOLDER / "hparams.json").write_text(json.dumps(settings) + "\n", encoding="utf-8")
 
+    os.chdir(FOLDER)  # the file "checkpoint" names the path it was saved to
     tf.compat.v1.disable_eager_execution()
     variables = [tf.compat.v1.Variable(v, name=k) for k, v in sorted(arrays.items())]
     with tf.compat.v1.Session() as session:
         session.run(tf.compat.v1.global_variables_initializer())
-        tf.compat.v1.train.Saver(variables).save(session, str(FOLDER / "model.ckpt"))
+        tf.compat.v1.train.Saver(variables).save(session, "./model.ckpt")
 
 
 def openai_name(hub_name: str) -> str:
