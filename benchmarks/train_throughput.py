@@ -56,6 +56,20 @@ def training_step(model, inputs, targets, dtype):
     return step
 
 
+def compare(config, shape, dtype, device, rounds) -> None:
+    """Measure all models in turns and print a table; their memory is free again afterwards."""
+    torch.manual_seed(0)
+    inputs, targets = (torch.randint(0, 50257, shape, device=device) for _ in range(2))
+    names = ["transformers", "GPTModel", "GPTModelFast", "GPTModelFast, tied"]
+    steps = {
+        name: training_step(build(name, config).to(device).train(), inputs, targets, dtype)
+        for name in names
+    }
+    print(f"\n{str(dtype).removeprefix('torch.')}\n")
+    seconds = interleaved(steps, rounds)
+    print_table(seconds, shape[0] * shape[1], "tokens", baseline="transformers")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -83,16 +97,7 @@ def main() -> None:
         f"transformers {transformers.__version__}, batch {shape}, config {config}"
     )
     for dtype in (torch.float32, torch.bfloat16):
-        torch.manual_seed(0)
-        inputs, targets = (torch.randint(0, 50257, shape, device=device) for _ in range(2))
-        names = ["transformers", "GPTModel", "GPTModelFast", "GPTModelFast, tied"]
-        steps = {
-            name: training_step(build(name, config).to(device).train(), inputs, targets, dtype)
-            for name in names
-        }
-        print(f"\n{str(dtype).removeprefix('torch.')}\n")
-        seconds = interleaved(steps, args.rounds)
-        print_table(seconds, shape[0] * shape[1], "tokens", baseline="transformers")
+        compare(config, shape, dtype, device, args.rounds)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
-from sync_notebooks import ROOT, all_notebooks
+from repository import ROOT
+from sync_notebooks import all_notebooks
 from tqdm import tqdm
 
 

@@ -12,15 +12,14 @@ that would be a second home.
 import argparse
 import ast
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
+from repository import ROOT, tracked_files
 
 from llms_from_scratch.source_index import package, public_definitions
 
-ROOT = Path(__file__).resolve().parent.parent
 TEACHING = re.compile(r"llms_from_scratch\.(ch\d\d|appendix_\w)$")
 
 
@@ -38,14 +37,7 @@ def main() -> int:
 
 def all_notebooks() -> list[Path]:
     """The repository's notebooks, those that git does not track yet included."""
-    listing = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.ipynb"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return [ROOT / line for line in sorted(set(listing.stdout.splitlines()))]
+    return tracked_files("*.ipynb")
 
 
 def sync_notebook(path: Path, write: bool) -> list[str]:
