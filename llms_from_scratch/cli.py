@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from llms_from_scratch import __version__
-from llms_from_scratch.data import ASSETS, DownloadError, cache_dir, cached_path
+from llms_from_scratch.data import ASSETS, DownloadError, cache_dir, cached_path, fetch
 from llms_from_scratch.data.files import atomic_write
 
 
@@ -18,6 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     data = commands.add_parser("data", help="list the data files: what, where from, is it here?")
     data.add_argument("name", nargs="?", default="", help="only assets whose name begins with this")
+    data.add_argument("--fetch", action="store_true", help="download and verify them, then list")
     data.set_defaults(run=show_data)
     convert = commands.add_parser(
         "convert", help="a trained GPT to a Hugging Face folder, or such a folder to a .pth file"
@@ -43,6 +44,16 @@ def main(argv: list[str] | None = None) -> int:
 
 def show_data(args: argparse.Namespace) -> int:
     """Print each asset of the manifest, where it would come from, and whether it is cached."""
+    assets = [asset for asset in ASSETS.values() if asset.name.startswith(args.name)]
+    if not assets:
+        raise ValueError(
+            f"no asset's name begins with {args.name!r}; there are: {', '.join(ASSETS)}"
+        )
+    if args.fetch:
+        if not args.name:
+            raise ValueError("--fetch needs a name, or its beginning: all files have gigabytes")
+        for asset in assets:
+            fetch(asset.name, allow_sample=False)
     offline = os.environ.get("LLMS_FROM_SCRATCH_OFFLINE", "0") not in ("", "0")
     print(f"cache:   {cache_dir()}   (set LLMS_FROM_SCRATCH_CACHE to move it)")
     print(
@@ -50,9 +61,7 @@ def show_data(args: argparse.Namespace) -> int:
         "   (set LLMS_FROM_SCRATCH_MIRROR to a folder or a base URL)"
     )
     print(f"network: {'off, LLMS_FROM_SCRATCH_OFFLINE is set' if offline else 'used if needed'}")
-    for asset in ASSETS.values():
-        if not asset.name.startswith(args.name):
-            continue
+    for asset in assets:
         size = f"{asset.size:,} bytes" if asset.size else "size unknown"
         print(f"\n{asset.name}\n  {asset.description}\n  {size}, {asset.licence}")
         state = "yes" if cached_path(asset).is_file() else "no"

@@ -408,6 +408,21 @@ def test_data_command_lists_every_asset(cache, capsys):
     assert str(cache) in printed
 
 
+def test_data_command_downloads_only_what_is_named(cache, capsys, monkeypatch):
+    with pytest.raises(SystemExit):
+        cli(["data", "--fetch"])
+    assert "needs a name" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli(["data", "sms-sapm"])
+    assert (
+        "no asset's name begins with 'sms-sapm'; there are: the-verdict" in capsys.readouterr().err
+    )
+    fetched = []
+    monkeypatch.setattr("llms_from_scratch.cli.fetch", lambda name, **options: fetched.append(name))
+    assert cli(["data", "gpt2-vocab", "--fetch"]) == 0
+    assert fetched == ["gpt2-vocab/vocab.bpe", "gpt2-vocab/encoder.json"]
+
+
 def test_every_asset_can_be_checked():
     for asset in ASSETS.values():
         is_weights = asset.name.startswith(("gpt2", "openai-"))  # they say their own length
