@@ -83,13 +83,13 @@ def vocab_bpe() -> bytes:
 
 def encoder_json() -> bytes:
     """OpenAI's ``encoder.json``: the id of each token, rebuilt from the merges byte for byte."""
-    tokens = [*_byte_symbols().values()]
-    tokens += [left + right for left, right in _merges()]
+    tokens = [*byte_symbols().values()]
+    tokens += [left + right for left, right in gpt2_merges()]
     tokens.append(END_OF_TEXT)
     return json.dumps({token: token_id for token_id, token in enumerate(tokens)}).encode()
 
 
-def _byte_symbols() -> dict[int, str]:
+def byte_symbols() -> dict[int, str]:
     """GPT-2's printable symbol for each byte, in the order of the first 256 token ids.
 
     Bytes that print well stand for themselves; the others, white space among them, borrow a
@@ -102,14 +102,14 @@ def _byte_symbols() -> dict[int, str]:
     }
 
 
-def _merges() -> list[tuple[str, str]]:
+def gpt2_merges() -> list[tuple[str, str]]:
     lines = vocab_bpe().decode("utf-8").split("\n")[1:-1]  # first line: version; last: empty
     return [tuple(line.split(" ")) for line in lines]
 
 
 def _gpt2_ranks() -> dict[bytes, int]:
     """The bytes of each ordinary token and its rank, which in GPT-2 is its id."""
-    byte_of = {symbol: byte for byte, symbol in _byte_symbols().items()}
-    tokens = [bytes([byte]) for byte in _byte_symbols()]
-    tokens += [bytes(byte_of[symbol] for symbol in left + right) for left, right in _merges()]
+    byte_of = {symbol: byte for byte, symbol in byte_symbols().items()}
+    tokens = [bytes([byte]) for byte in byte_symbols()]
+    tokens += [bytes(byte_of[symbol] for symbol in left + right) for left, right in gpt2_merges()]
     return {token: rank for rank, token in enumerate(tokens)}
