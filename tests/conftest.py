@@ -22,6 +22,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 )
 os.environ["LLMS_FROM_SCRATCH_CACHE"] = tempfile.mkdtemp(prefix="llms-from-scratch-tests-")
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # parallel processes take no time by waiting
 os.environ["MPLBACKEND"] = "agg"
 if MIRROR and "://" not in MIRROR:
     os.environ["LLMS_FROM_SCRATCH_MIRROR"] = str(Path(MIRROR).resolve())

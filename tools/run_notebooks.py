@@ -50,6 +50,9 @@ def execute(path: Path, timeout: int = 600) -> nbformat.NotebookNode:
     """Run a notebook in its own folder and return it with outputs, free of machine traces."""
     notebook = nbformat.read(path, as_version=4)
     environment = os.environ | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # no debugger's warning
+    # Threads that wait sleep: several notebooks at a time would slow each other tenfold otherwise
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    environment.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # progress bars as text
     environment.pop("MPLBACKEND", None)  # the kernel shows plots in the notebook
     client = NotebookClient(
         notebook,
