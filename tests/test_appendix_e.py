@@ -1,5 +1,6 @@
 """Appendix E: LoRA changes nothing at first, merges exactly, and equals the peft library's."""
 
+import peft
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from llms_from_scratch.appendix_e import (
     unmerge_lora,
 )
 from llms_from_scratch.ch04 import BASE_CONFIG, GPTModel, model_configs
+from llms_from_scratch.ch06 import replace_output_head, train_classifier_simple
 
 CONFIG = {
     "vocab_size": 60,
@@ -158,33 +160,83 @@ def test_precision_and_device_are_those_of_the_layer():
     assert layer(torch.randn(1, 4, dtype=torch.float64)).dtype == torch.float64
 
 
-@pytest.mark.parametrize(("rank", "alpha"), [(2, 2), (4, 16)])
-def test_one_layer_and_a_whole_gpt_equal_peft(rank, alpha):
-    peft = pytest.importorskip("peft")
+def test_dropout_acts_on_the_change_alone_and_only_in_training():
     torch.manual_seed(0)
-    for module, targets in (
-        (torch.nn.Sequential(torch.nn.Linear(6, 5)), ["0"]),
-        (GPTModel(CONFIG), None),
-    ):
-        module.eval()
-        targets = targets or [
-            n for n, m in module.named_modules() if isinstance(m, torch.nn.Linear)
-        ]
-        ours = (
-            type(module)(CONFIG) if targets != ["0"] else torch.nn.Sequential(torch.nn.Linear(6, 5))
-        )
-        ours.load_state_dict(module.state_dict())
-        ours.eval()
-        replace_linear_with_lora(ours, rank, alpha)
-        config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets)
-        theirs = peft.get_peft_model(module, config).eval()
-        matrices = dict(theirs.named_parameters())
-        for name, tensor in lora_state_dict(ours).items():
-            base, _, letter = name.rpartition(".lora.")
-            matrix = matrices[f"base_model.model.{base}.lora_{letter}.default.weight"]
+    layer = LinearWithLoRA(torch.nn.Linear(4, 3), 2, 4, dropout=1.0)
+    torch.nn.init.normal_(layer.lora.B)
+    x = torch.randn(5, 4)
+    assert torch.equal(layer.train()(x), layer.linear(x))
+    assert not torch.allclose(layer.eval()(x), layer.linear(x))
+
+
+def test_training_a_classifier_changes_the_adapter_and_nothing_else():
+    """Chapter 6's training loop on a GPT with LoRA, as in section E.4."""
+    torch.manual_seed(123)
+    model = GPTModel(CONFIG)
+    replace_output_head(model, num_classes=2)
+    model.requires_grad_(False)
+    replace_linear_with_lora(model, 4, 4)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    labels = torch.tensor([0, 1] * 8)
+    # (16, 12): rows of the second class are those with larger ids
+    loader = [(torch.randint(0, 30, (16, 12)) + 30 * labels.unsqueeze(1), labels)]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    losses, *_ = train_classifier_simple(model, loader, loader, optimizer, "cpu", 20, 1, None)
+    assert losses[-1] < 0.1 < losses[0]
+    changed = {
+        name for name, old in before.items() if not torch.equal(model.state_dict()[name], old)
+    }
+    assert changed == set(lora_state_dict(model))
+
+
+# --- The peft library, written by others, computes the same ---
+
+
+def ours_and_theirs(build, rank, alpha):
+    """The same model with our LoRA and with peft's, with the same matrices that are not zero."""
+    torch.manual_seed(0)
+    ours, base = build().eval(), build().eval()
+    base.load_state_dict(ours.state_dict())
+    layers = [name for name, module in base.named_modules() if isinstance(module, torch.nn.Linear)]
+    ours.requires_grad_(False)
+    replace_linear_with_lora(ours, rank, alpha)
+    config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers)
+    theirs = peft.get_peft_model(base, config).eval()
+    pairs = []
+    for name, parameter in ours.named_parameters():
+        if parameter.requires_grad:
+            layer, _, letter = name.rpartition(".lora.")
+            matrix = theirs.get_submodule(f"base_model.model.{layer}.lora_{letter}.default").weight
             with torch.no_grad():
-                tensor.normal_(std=0.05)
-                matrix.copy_(tensor.T)
-        x = torch.randn(3, 6) if targets == ["0"] else ids()
-        with torch.no_grad():
-            torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-5)
+                matrix.copy_(parameter.normal_(std=0.05).T)
+            pairs.append((parameter, matrix))
+    assert len(pairs) == 2 * len(layers)
+    return ours, theirs, pairs
+
+
+@pytest.mark.parametrize(("rank", "alpha"), [(2, 2), (4, 16)])
+@pytest.mark.parametrize(
+    ("build", "inputs"),
+    [
+        (lambda: torch.nn.Sequential(torch.nn.Linear(6, 5)), lambda: torch.randn(3, 6)),
+        (lambda: GPTModel(CONFIG), ids),
+    ],
+    ids=["one layer", "small GPT"],
+)
+def test_outputs_gradients_and_merged_weights_equal_pefts(build, inputs, rank, alpha):
+    ours, theirs, pairs = ours_and_theirs(build, rank, alpha)
+    x = inputs()
+    outputs = ours(x)
+    torch.testing.assert_close(outputs, theirs(x), rtol=0, atol=1e-5)
+
+    outputs.square().mean().backward()
+    theirs(x).square().mean().backward()
+    for ours_matrix, theirs_matrix in pairs:
+        torch.testing.assert_close(ours_matrix.grad, theirs_matrix.grad.T, rtol=0, atol=1e-5)
+
+    merge_lora(ours)
+    merged = theirs.merge_and_unload().state_dict()
+    for name, tensor in ours.state_dict().items():
+        if ".lora." not in name:
+            wanted = merged[name.replace(".linear.", ".")]
+            torch.testing.assert_close(tensor, wanted, rtol=0, atol=1e-5)
