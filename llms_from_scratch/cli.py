@@ -32,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     copy.add_argument("--force", action="store_true", help="overwrite an existing file")
     copy.add_argument("--list", action="store_true", help="show what can be copied, by chapter")
     copy.set_defaults(run=copy_definitions)
+    add_chat(commands)
     args = parser.parse_args(argv)
     try:
         return args.run(args)
@@ -118,6 +119,33 @@ def copy_definitions(args: argparse.Namespace) -> int:
             temporary.write_text(text, encoding="utf-8")
         print(f"Wrote {args.output}", file=sys.stderr)
     return 0
+
+
+def add_chat(commands) -> None:
+    chat = commands.add_parser("chat", help="talk to a model that was finetuned in chapter 7")
+    chat.add_argument("checkpoint", help="its folder or file, or a name such as gpt2-tiny")
+    chat.add_argument("--prompt", help="answer this one message, then end")
+    chat.add_argument(
+        "--prompt-style",
+        choices=("alpaca", "phi3"),
+        help="(default: the one it was finetuned with)",
+    )
+    chat.add_argument("--max-new-tokens", type=int, default=256, help="default: 256")
+    chat.add_argument("--temperature", type=float, default=0.0, help="default: 0, no randomness")
+    chat.add_argument("--top-k", type=int, help="draw from so many tokens (default: from all)")
+    chat.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    chat.add_argument("--seed", type=int, default=123, help="of the random draws (default: 123)")
+    chat.set_defaults(run=chat_with_model)
+
+
+def chat_with_model(args: argparse.Namespace) -> int:
+    """Answer messages in the terminal; see ``chat``."""
+    from llms_from_scratch.chat import run_chat
+
+    try:
+        return run_chat(args)
+    except KeyboardInterrupt:  # before the chat has begun
+        return 130
 
 
 if __name__ == "__main__":

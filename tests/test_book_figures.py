@@ -1,4 +1,4 @@
-"""The book's figures of chapters 2 to 5, computed here and compared within a stated tolerance.
+"""The book's figures, computed here and compared within a stated tolerance.
 
 Readers compare what they see with the page. Each entry below is one figure of the book: a name, the
 printed value, and how far a result may lie from it. Values hold on a CPU under seed 123.
@@ -6,10 +6,12 @@ printed value, and how far a result may lie from it. Values hold on a CPU under 
 
 import re
 
+import book_figures
 import pytest
 import torch
 
-from llms_from_scratch import ch02, ch03, ch04, ch05
+from llms_from_scratch import appendix_d, appendix_e, ch02, ch03, ch04, ch05, ch07
+from llms_from_scratch.data import DownloadError, fetch
 from llms_from_scratch.tokenizer import get_tokenizer
 
 DIGITS_4 = 1.01e-4  # the book prints four decimals
@@ -491,6 +493,149 @@ def _():
     return ch05.softmax_with_temperature(LOGITS, 5)[6]
 
 
+# --- Chapter 7 ---
+
+TOY = [[0, 1, 2, 3, 4], [5, 6], [7, 8, 9]]
+
+
+@figure("7.2 entries to train, test and validate", (1100, 935, 110, 55), real_data=True)
+def _(text):
+    data = real_instructions()
+    train, val, test = ch07.split_data(data)
+    assert train + test + val == data  # in the order of the file
+    return len(data), len(train), len(test), len(val)
+
+
+def real_instructions():
+    return ch07.load_entries(fetch("instruction-data", allow_sample=False))
+
+
+@figure(
+    "7.2 ids of the preamble",
+    [21106, 318, 281, 12064, 326, 8477, 257, 4876, 13]
+    + [19430, 257, 2882, 326, 20431, 32543, 262, 2581, 13],
+)
+def _():
+    prompt = ch07.format_input({"instruction": "Say hello.", "input": ""})
+    return get_tokenizer().encode(prompt.split("\n\n")[0])
+
+
+@figure(
+    "7.3 targets of the toy batch",
+    [[1, 2, 3, 4, 50256], [6, 50256, -100, -100, -100], [8, 9, 50256, -100, -100]],
+)
+def _():
+    return ch07.custom_collate_fn(TOY)[1].tolist()
+
+
+@figure(
+    "7.3 cross-entropy of two and three tokens, and one ignored", [1.1269, 0.7936, 1.1269], DIGITS_4
+)
+def _():
+    logits = torch.tensor([[-1.0, 1.0], [-0.5, 1.5], [-0.5, 1.5]])
+    cross_entropy = torch.nn.functional.cross_entropy
+    return [
+        cross_entropy(logits[: len(targets)], torch.tensor(targets))
+        for targets in ([0, 1], [0, 1, 1], [0, 1, -100])
+    ]
+
+
+@figure(
+    "7.4 widths of the training batches",
+    (
+        [61, 76, 73, 68, 65, 72, 80, 67],
+        [66, 78, 66, 64, 83, 66, 74, 69],
+        (116, 57, 91, 8135),
+    ),
+    real_data=True,
+)
+def _(text):
+    train, _, _ = ch07.split_data(real_instructions())
+    torch.manual_seed(123)
+    loader = torch.utils.data.DataLoader(
+        ch07.InstructionDataset(train, get_tokenizer()),
+        batch_size=8,
+        collate_fn=ch07.custom_collate_fn,
+        shuffle=True,
+        drop_last=True,
+    )
+    widths = [inputs.shape[1] for inputs, _ in loader]
+    return widths[:8], widths[-8:], (len(widths), min(widths), max(widths), sum(widths))
+
+
+@figure("exercise 7.1 ids of <|user|>", [27, 91, 7220, 91, 29])
+def _():
+    return get_tokenizer().encode("<|user|>")
+
+
+@figure("exercise 7.2 masked targets of the second row", ((3, 64), 46, 2), real_data=True)
+def _(text):
+    data = real_instructions()
+    dataset = ch07.InstructionDatasetWithMasking([data[i] for i in (999, 43, 265)], get_tokenizer())
+    targets = ch07.custom_collate_with_masking_fn(list(dataset))[1]
+    assert targets[1, 46:52].tolist() == [198, 198, 21017, 18261, 25, 198]
+    masked = (targets[1] == -100).tolist()
+    return tuple(targets.shape), masked.index(False), sum(masked[46:])
+
+
+@figure("exercise 7.4 parameters: all, and of LoRA", (406_286_336, 7_898_384))
+def _():
+    with torch.device("meta"):
+        model = ch04.GPTModel(ch04.BASE_CONFIG | ch04.model_configs["gpt2-medium (355M)"])
+        total = sum(p.numel() for p in model.parameters())
+        model.requires_grad_(False)
+        appendix_e.replace_linear_with_lora(model, rank=16, alpha=16)
+    return total, sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+# --- Appendix D ---
+
+
+@figure("D tokens and batches", (4612, 534, 9, 1), real_data=True)
+def _(text):
+    split = int(0.9 * len(text))
+    tokens = [len(get_tokenizer().encode(part)) for part in (text[:split], text[split:])]
+    return *tokens, *(len(loader) for loader in loaders(text))
+
+
+@figure("D.1 updates, and how many of them are warmup", (135, 27), real_data=True)
+def _(text):
+    total_steps = 15 * len(loaders(text)[0])
+    return total_steps, int(0.2 * total_steps)
+
+
+@figure(
+    "D.3 highest gradient before and after clipping", [0.0411, 0.0185], DIGITS_4, real_data=True
+)
+def _(text):
+    train, _ = loaders(text)
+    for _ in range(2 * 15):  # the epochs of D.1 and D.2, which only look at the learning rate
+        *_, batch = train
+    model = model_124m(256)
+    ch05.calc_loss_batch(*batch, model, "cpu").backward()
+    before = appendix_d.find_highest_gradient(model)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)
+    return before, appendix_d.find_highest_gradient(model)
+
+
+# --- Appendix E ---
+
+
+@figure("E.4 trainable parameters: all, none, LoRA", (124_441_346, 0, 2_666_528))
+def _():
+    def count():
+        return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+    with torch.device("meta"):
+        model = ch04.GPTModel(ch04.BASE_CONFIG | ch04.model_configs["gpt2-small (124M)"])
+        model.out_head = torch.nn.Linear(768, 2)
+        counts = [count()]
+        model.requires_grad_(False)
+        counts.append(count())
+        appendix_e.replace_linear_with_lora(model, rank=16, alpha=16)
+    return *counts, count()
+
+
 # --- The comparison ---
 
 
@@ -507,3 +652,30 @@ def test_figure_of_the_book(compute, value, tolerance, request):
             rtol=0,
             atol=tolerance,
         )
+
+
+# --- The table of tools/book_figures.py ---
+
+
+def test_the_table_tells_figures_that_agree_from_those_that_do_not(monkeypatch, capsys):
+    def row(name, value, tolerance=EXACT, **options):
+        return pytest.param(lambda: 1.5, value, tolerance, id=name, **options)
+
+    rows = [row("1 right", 1.5), row("1 near", 1.4, 0.2), row("1 wrong", 1.4, 0.01)]
+    text_needed = row("1 text", 3, marks=[pytest.mark.real_data])
+
+    def download():
+        raise DownloadError("no network")
+
+    data_needed = pytest.param(download, 3, EXACT, id="1 data")
+    monkeypatch.setattr(book_figures, "load_figures", lambda: [*rows, text_needed, data_needed])
+    monkeypatch.setattr(book_figures, "real_text", lambda: None)
+    monkeypatch.setattr("sys.argv", ["book_figures", "1"])
+    assert book_figures.main() == 1
+    printed = capsys.readouterr().out
+    assert "| 1 right | 1.5 | 1.5 | yes |" in printed
+    assert "| 1 near | 1.4 | 1.5 | yes |" in printed
+    assert "| 1 wrong | 1.4 | 1.5 | NO (allowed: ± 0.01) |" in printed
+    assert "| 1 text | 3 |  | not computed: needs the real text |" in printed
+    assert "| 1 data | 3 |  | not computed: needs the book's data set |" in printed
+    assert "2 yes, 1 NO, 2 not computed" in printed

@@ -55,9 +55,9 @@ from previous_chapters import GPTModel
 # The book's settings, and those with which the small bundled GPT learns as much
 BOOK_SETTINGS = {"learning_rate": 5e-5, "num_epochs": 5, "trainable_layers": "last_block"}
 BUNDLED_SETTINGS = {
-    "learning_rate": 1e-3,
-    "num_epochs": 3,
-    "trainable_layers": "last_two_blocks",
+    "learning_rate": 3e-4,
+    "num_epochs": 2,
+    "trainable_layers": "all",
 }
 TINY_CONFIG = BASE_CONFIG | {"context_length": 120, "emb_dim": 12, "n_layers": 1, "n_heads": 2}
 BATCH_SIZE = 8
@@ -308,7 +308,7 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         "--trainable-layers",
         "--trainable_layers",
         choices=("last_layer", "last_block", "last_two_blocks", "all"),
-        help="(default: last_block; last_two_blocks for the bundled model)",
+        help="(default: last_block; all for the bundled model)",
     )
     parser.add_argument(
         "--context-length",

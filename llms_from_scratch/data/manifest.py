@@ -111,6 +111,25 @@ ASSETS = {
             description="SMS Spam Collection: 5,572 messages, labelled ham or spam (chapter 6)",
             sample="sms-spam-synthetic.zip",
         ),
+        Asset(
+            name="instruction-data",
+            file_name="instruction-data.json",
+            urls=(f"{BOOK_REPOSITORY}/ch07/01_main-chapter-code/instruction-data.json",),
+            sha256="7e09a9af353722ca15c18bc580f093f9c39d3178335a75177319cb1e1d163944",
+            size=203_524,
+            licence="Apache-2.0",
+            description="1,100 instructions with responses, to finetune on (chapter 7)",
+            sample="instruction-data-synthetic.json",
+        ),
+        Asset(
+            name="alpaca-52k",
+            file_name="alpaca_data.json",
+            urls=(
+                "https://raw.githubusercontent.com/tatsu-lab/stanford_alpaca/main/alpaca_data.json",
+            ),
+            licence="CC BY-NC 4.0",
+            description="Stanford Alpaca: 52,002 instructions with responses (exercise 7.3)",
+        ),
         *_gpt2_weights(),
     )
 }

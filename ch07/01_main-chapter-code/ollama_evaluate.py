@@ -1,0 +1,132 @@
+"""Have a language model judge the responses in a file, each from 0 to 100 (section 7.8).
+
+Examples:
+    python ollama_evaluate.py --file_path runs/.../instruction-data-with-response.json
+    python ollama_evaluate.py --file_path responses.json --model phi3 --url http://gpu-box:11434
+    python ollama_evaluate.py --file_path responses.json --api openai --model gpt-4o-mini \\
+        --url https://api.openai.com        # the key is read from OPENAI_API_KEY
+    python ollama_evaluate.py --file_path responses.json --api rules   # no server: see below
+
+With ``--api rules`` no model judges: a program compares the answers that it can check. For Ollama,
+start the app or run `ollama serve`, then `ollama pull llama3` (4.7 GB, needs 16 GB of memory). A
+very small model answers too, but its scores mean nothing.
+"""
+
+import argparse
+import json
+import os
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from llms_from_scratch.ch07 import (
+    JudgeError,
+    generate_model_scores,
+    judge_responses,
+    load_entries,
+    query_model,
+    query_openai,
+    score_verifiable,
+    summarize_judgements,
+)
+from llms_from_scratch.data.files import atomic_write
+from llms_from_scratch.judge import OLLAMA_URL, OPENAI_URL, check_if_running
+from llms_from_scratch.script_tools import short_errors
+
+__all__ = ["check_if_running", "generate_model_scores", "main", "query_model"]
+
+
+def main(
+    file_path: str | Path,
+    *,
+    api: str = "ollama",
+    model: str = "llama3",
+    url: str | None = None,
+    json_key: str = "model_response",
+    timeout: float = 300.0,
+    retries: int = 2,
+    limit: int | None = None,
+    out: str | Path | None = None,
+) -> dict:
+    """Print and return a summary; with ``out``, write it and all of the judge's answers as JSON."""
+    data = load_entries(file_path)[:limit]
+    if api == "rules":
+        return score_by_rules(data, json_key)
+    options = {"model": model, "timeout": timeout, "retries": retries}
+    if api == "ollama":
+        ask = partial(query_model, url=full_url(url, OLLAMA_URL), **options)
+    else:
+        key = os.environ.get("OPENAI_API_KEY")
+        ask = partial(query_openai, url=full_url(url, OPENAI_URL), api_key=key, **options)
+    judgements = judge_responses(data, json_key, ask)
+    summary = {"judge": model, "file": Path(file_path).name, **summarize_judgements(judgements)}
+    num_scores = summary["scored"] + summary["empty"]
+    print(f"Number of scores: {num_scores} of {len(data)}")
+    if num_scores:
+        print(f"Average score: {summary['mean']:.2f}")
+    if num_scores < len(data):
+        print(
+            f"Without a score: judge's answers without a clear number: {summary['unparsable']}; "
+            f"failed requests: {summary['failed']}. With all responses, the average lies between "
+            f"{summary['lowest_mean']:.2f} and {summary['highest_mean']:.2f}."
+        )
+    if out:
+        content = summary | {"judgements": [vars(judgement) for judgement in judgements]}
+        with atomic_write(out) as temporary:
+            text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+            temporary.write_text(text, encoding="utf-8")
+    return summary
+
+
+def full_url(url: str | None, default: str) -> str:
+    """A URL whose path is the API's, if only a server is given.
+
+    >>> full_url("http://gpu-box:11434/", "http://localhost:11434/api/chat")
+    'http://gpu-box:11434/api/chat'
+    """
+    if url is None:
+        return default
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise ValueError(f"the URL must begin with http:// or https://, got {url!r}")
+    return url.rstrip("/") + urlsplit(default).path if urlsplit(url).path in ("", "/") else url
+
+
+def score_by_rules(data: list[dict], json_key: str) -> dict:
+    for i, entry in enumerate(data):
+        if not isinstance(entry.get(json_key), str):
+            raise ValueError(f"entry {i} has no text under the key {json_key!r}")
+    counts = score_verifiable(data, [entry[json_key] for entry in data])
+    print(
+        f"A program can check {counts['verifiable']} of {counts['entries']} answers; "
+        f"{counts['correct']} of them are right."
+    )
+    return counts
+
+
+def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--file_path", "--file-path", required=True, help="JSON entries with a response each"
+    )
+    parser.add_argument("--api", choices=("ollama", "openai", "rules"), default="ollama")
+    parser.add_argument("--model", default="llama3", help="the judge (default: llama3)")
+    parser.add_argument("--url", help=f"server, or whole URL (default: {OLLAMA_URL})")
+    parser.add_argument("--json-key", default="model_response", help="default: model_response")
+    parser.add_argument(
+        "--timeout", type=float, default=300.0, help="seconds for an answer (default: 300)"
+    )
+    parser.add_argument("--retries", type=int, default=2, help="after an error (default: 2)")
+    parser.add_argument("--limit", type=int, help="only so many entries, to try it out")
+    parser.add_argument("--out", help="JSON file for the summary and all answers of the judge")
+    return parser, parser.parse_args()
+
+
+if __name__ == "__main__":
+    parser, args = parse_args()
+    with short_errors(parser):
+        try:
+            main(**vars(args))
+        except JudgeError as error:
+            raise ValueError(str(error)) from None
