@@ -84,6 +84,12 @@ def test_both_readmes_exist_and_link_to_each_other():
     assert "(README.md)" in (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
 
 
+def test_the_repository_stays_small_enough_for_a_slow_line():
+    assert sum(path.stat().st_size for path in TRACKED) < 60e6
+    for path in TRACKED:
+        assert path.suffix != ".ipynb" or path.stat().st_size < 1e6, relative(path)
+
+
 def test_no_package_registry_is_named_and_no_lock_file_committed():
     hosts = [
         "py" + "pi.org",

@@ -10,6 +10,8 @@ import pytest
 import yaml
 from repository import ROOT, relative, tracked_files
 
+from llms_from_scratch.data import ASSETS
+
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 all_workflows = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 
@@ -66,6 +68,8 @@ def test_paths_and_programs_of_workflow_commands_exist(path):
         for line in step.get("run", "").splitlines():
             program = line.split()[0]
             assert Path(program).name in known, line
+            for asset in re.findall(r"llms-from-scratch data (\S+) --fetch", line):
+                assert any(name.startswith(asset) for name in ASSETS), asset
             for word in re.findall(r"(?<![\w.])(?:tools|tests|setup|\.github)/[\w./*-]+", line):
                 assert list(ROOT.glob(word)), f"{word} does not exist"
 
