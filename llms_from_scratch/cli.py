@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from llms_from_scratch import __version__
+from llms_from_scratch.console import tolerate_any_console
 from llms_from_scratch.data import ASSETS, DownloadError, cache_dir, cached_path, fetch
 from llms_from_scratch.data.files import atomic_write
 
@@ -34,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     copy.set_defaults(run=copy_definitions)
     add_chat(commands)
     args = parser.parse_args(argv)
+    tolerate_any_console()
     try:
         return args.run(args)
     except BrokenPipeError:  # the reader of our output, head say, has seen enough

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from llms_from_scratch.console import tolerate_any_console
 from llms_from_scratch.data import DownloadError
 
 
@@ -55,6 +56,7 @@ def writable_folder(path: str | Path) -> Path:
 @contextlib.contextmanager
 def short_errors(parser: argparse.ArgumentParser) -> Iterator[None]:
     """Show what the user can mend as one line, with exit code 2, instead of a traceback."""
+    tolerate_any_console()
     try:
         yield
     except (ValueError, FileNotFoundError, DownloadError) as error:

@@ -224,10 +224,12 @@ def test_copies_give_the_same_bits_as_the_package(tmp_path):
         ],
         capture_output=True,
         text=True,
+        encoding="utf-8",
         env=os.environ
         | {
             "TIKTOKEN_CACHE_DIR": str(seed_tiktoken_cache(tmp_path / "tiktoken")),
             "OMP_NUM_THREADS": "1",
+            "PYTHONIOENCODING": "utf-8",  # a copy prints samples as they are
         },
     )
     assert done.returncode == 0, done.stderr
