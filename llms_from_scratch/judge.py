@@ -143,8 +143,9 @@ def score_verifiable(entries: list[dict], responses: list[str]) -> dict[str, int
 def token_f1(response: str, reference: str) -> float:
     """How many words two texts share, from 0 to 1: the harmonic mean of precision and recall.
 
-    It knows neither order nor meaning, so it is a hint for texts that no rule can check.
-    Source: Rajpurkar et al., "SQuAD: 100,000+ Questions for Machine Comprehension of Text" (2016).
+    It is the F measure of ROUGE-1. It knows neither order nor meaning, so it is a hint for texts
+    that no rule can check. Sources: Lin, "ROUGE: A Package for Automatic Evaluation of Summaries"
+    (2004); Rajpurkar et al., "SQuAD: 100,000+ Questions for Machine Comprehension of Text" (2016).
 
     >>> token_f1("The cat sat.", "the black cat")
     0.6666666666666666

@@ -76,12 +76,15 @@ def load_pretrained(wanted: str | Path, model_class: type = GPTModel) -> Pretrai
 
 def _open(path: Path) -> TensorSource:
     """The weights in a file or folder, whatever their format."""
-    for candidate in [path] if path.is_file() else sorted(path.iterdir()):
+    names = ("model.safetensors", "model.ckpt.index", "model.pth")
+    for candidate in [path] if path.is_file() else [path / name for name in names]:
+        if not candidate.is_file():
+            continue
         if candidate.suffix == ".safetensors":
             return from_safetensors(candidate)
         if candidate.name == "model.ckpt.index":
             return from_openai(candidate.with_suffix(""))
-        if candidate.suffix == ".pth" and (candidate == path or candidate.name == "model.pth"):
+        if candidate.suffix == ".pth":
             return from_pth(candidate)
     raise FileNotFoundError(f"{path} holds no model.safetensors, model.ckpt.index or model.pth")
 

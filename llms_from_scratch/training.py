@@ -182,14 +182,14 @@ class Trainer:
             yield batches
 
     def _update(self, batches: list) -> float:
-        """One update of the weights; returns the mean loss over all tokens of the batches."""
+        """One update of the weights; returns the mean loss over all targets of the batches."""
         self.optimizer.zero_grad()
-        num_tokens = sum(input_batch.numel() for input_batch, _ in batches)
+        counts = [int((targets >= 0).sum()) for _, targets in batches]  # not the ignored -100
         mean_loss = 0.0
-        for input_batch, target_batch in batches:
+        for (input_batch, target_batch), count in zip(batches, counts, strict=True):
             with self._autocast():
                 loss = calc_loss_batch(input_batch, target_batch, self.model, self.device)
-            loss = loss * (input_batch.numel() / num_tokens)
+            loss = loss * (count / max(sum(counts), 1))
             mean_loss += loss.item()
             if not math.isfinite(mean_loss):
                 raise FloatingPointError(
@@ -202,7 +202,7 @@ class Trainer:
         self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()
-        self.progress.tokens_seen += num_tokens
+        self.progress.tokens_seen += sum(input_batch.numel() for input_batch, _ in batches)
         self.progress.step += 1
         self.progress.step_losses.append(mean_loss)
         return mean_loss

@@ -6,6 +6,7 @@ The server speaks Ollama's protocol and OpenAI's, and goes wrong in the ways rea
 import contextlib
 import http.server
 import json
+import re
 import runpy
 import socket
 import threading
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rouge_score import rouge_scorer
 
 from llms_from_scratch.ch07 import (
     Judgement,
@@ -205,6 +207,14 @@ def test_token_f1_is_the_harmonic_mean_of_shared_words():
     assert token_f1("a a b", "a b c d") == pytest.approx(
         2 * precision * recall / (precision + recall)
     )
+
+
+@given(*(st.text(alphabet="ab cD1.'!?-\n", max_size=30) for _ in range(2)))
+def test_token_f1_is_the_f_measure_of_rouge_1(response, reference):
+    scorer = rouge_scorer.RougeScorer(["rouge1"])
+    theirs = scorer.score(reference, response)["rouge1"].fmeasure
+    both_empty = not re.search(r"\w", response + reference)  # we call that a perfect answer
+    assert token_f1(response, reference) == pytest.approx(1.0 if both_empty else theirs)
 
 
 # --- what a judge's answer says: 60 replies and their documented outcome

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -426,6 +427,15 @@ def test_the_wanted_model_is_used_where_it_can_be_had(tmp_path, monkeypatch, cap
 def test_a_wrong_path_is_an_error_and_no_reason_to_use_another_model(tmp_path):
     with pytest.raises(FileNotFoundError, match="neither a known model .* nor a path"):
         choose_pretrained(tmp_path / "nothing")
+
+
+def test_an_adapter_beside_a_model_is_not_taken_for_the_model(tmp_path, hub_folder):
+    save_file({"lora.A": torch.zeros(2, 2)}, tmp_path / "adapter.safetensors")
+    with pytest.raises(FileNotFoundError, match="holds no model.safetensors"):
+        load_pretrained(tmp_path)
+    for file in hub_folder.iterdir():
+        shutil.copy(file, tmp_path)
+    assert load_pretrained(tmp_path).config == CONFIG
 
 
 def test_the_bundled_model_is_a_gpt2_for_transformers_too():
