@@ -16,7 +16,7 @@ from drawing import (
     cells,
     label,
     plt,
-    save,
+    save_all,
 )
 
 FOLDER = "appendix-A/01_main-chapter-code/figures"
@@ -24,7 +24,8 @@ BACKWARD = "#b0341a"  # gradients flow from right to left
 
 
 def main() -> None:
-    for draw in (
+    save_all(
+        FOLDER,
         tensor_dimensions,
         computation_graph,
         autograd_graph,
@@ -33,8 +34,7 @@ def main() -> None:
         training_loop,
         data_parallel,
         shares_of_ranks,
-    ):
-        save(draw(), f"{FOLDER}/{draw.__name__.replace('_', '-')}.svg")
+    )
 
 
 def tensor_dimensions():

@@ -1,13 +1,12 @@
 """Diagrams of appendix E: ``python tools/figures/appendix_e.py`` writes them as SVG files."""
 
-from drawing import BLUE, GREEN, GREY, ORANGE, WHITE, arrow, box, canvas, label, plt, save
+from drawing import BLUE, GREEN, GREY, ORANGE, WHITE, arrow, box, canvas, label, plt, save_all
 
 FOLDER = "appendix-E/01_main-chapter-code/figures"
 
 
 def main() -> None:
-    for draw in (full_and_lora, lora_in_a_block):
-        save(draw(), f"{FOLDER}/{draw.__name__.replace('_', '-')}.svg")
+    save_all(FOLDER, full_and_lora, lora_in_a_block)
 
 
 def matrix(ax, x, y, width, height, text, color, shape):

@@ -15,7 +15,7 @@ from drawing import (
     cells,
     label,
     plt,
-    save,
+    save_all,
 )
 
 FOLDER = "ch02/01_main-chapter-code/figures"
@@ -25,7 +25,8 @@ TOKENS = {"I": 40, "␣H": 367, "AD": 2885, "␣always": 1464}
 
 
 def main() -> None:
-    for draw in (
+    save_all(
+        FOLDER,
         text_to_embeddings,
         word_vectors,
         encode_and_decode,
@@ -33,8 +34,7 @@ def main() -> None:
         bpe_merges,
         sliding_window,
         stride,
-    ):
-        save(draw(), f"{FOLDER}/{draw.__name__.replace('_', '-')}.svg")
+    )
 
 
 def text_to_embeddings():

@@ -14,7 +14,7 @@ from drawing import (
     canvas,
     cells,
     label,
-    save,
+    save_all,
 )
 
 FOLDER = "ch03/01_main-chapter-code/figures"
@@ -33,7 +33,8 @@ INPUTS = np.array(
 
 
 def main() -> None:
-    for draw in (
+    save_all(
+        FOLDER,
         attention_variants,
         bottleneck,
         weighted_sum,
@@ -41,8 +42,7 @@ def main() -> None:
         stacked_heads,
         merged_projections,
         split_heads,
-    ):
-        save(draw(), f"{FOLDER}/{draw.__name__.replace('_', '-')}.svg")
+    )
 
 
 def attention_variants():

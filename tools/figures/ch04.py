@@ -13,14 +13,15 @@ from drawing import (
     canvas,
     cells,
     label,
-    save,
+    save_all,
 )
 
 FOLDER = "ch04/01_main-chapter-code/figures"
 
 
 def main() -> None:
-    for draw in (
+    save_all(
+        FOLDER,
         building_blocks,
         gpt_model,
         feed_forward,
@@ -28,8 +29,7 @@ def main() -> None:
         transformer_block,
         next_token,
         next_token_loop,
-    ):
-        save(draw(), f"{FOLDER}/{draw.__name__.replace('_', '-')}.svg")
+    )
 
 
 def building_blocks():

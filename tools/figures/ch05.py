@@ -16,15 +16,14 @@ from drawing import (
     canvas,
     cells,
     label,
-    save,
+    save_all,
 )
 
 FOLDER = "ch05/01_main-chapter-code/figures"
 
 
 def main() -> None:
-    for draw in (next_token_loss, training_loop, decoding_choices, gpt2_weights):
-        save(draw(), f"{FOLDER}/{draw.__name__.replace('_', '-')}.svg")
+    save_all(FOLDER, next_token_loss, training_loop, decoding_choices, gpt2_weights)
 
 
 def line(ax, *points):

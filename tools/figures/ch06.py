@@ -1,13 +1,12 @@
 """Diagrams of chapter 6: ``python tools/figures/ch06.py`` writes them as SVG files."""
 
-from drawing import BLUE, GREEN, GREY, ORANGE, WHITE, arrow, box, canvas, cells, label, save
+from drawing import BLUE, GREEN, GREY, ORANGE, WHITE, arrow, box, canvas, cells, label, save_all
 
 FOLDER = "ch06/01_main-chapter-code/figures"
 
 
 def main() -> None:
-    for draw in (two_kinds_of_finetuning, new_head, last_token):
-        save(draw(), f"{FOLDER}/{draw.__name__.replace('_', '-')}.svg")
+    save_all(FOLDER, two_kinds_of_finetuning, new_head, last_token)
 
 
 def two_kinds_of_finetuning():

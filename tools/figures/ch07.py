@@ -12,15 +12,14 @@ from drawing import (
     canvas,
     cells,
     label,
-    save,
+    save_all,
 )
 
 FOLDER = "ch07/01_main-chapter-code/figures"
 
 
 def main() -> None:
-    for draw in (finetuning_pipeline, prompt_format, padding_and_masking):
-        save(draw(), f"{FOLDER}/{draw.__name__.replace('_', '-')}.svg")
+    save_all(FOLDER, finetuning_pipeline, prompt_format, padding_and_masking)
 
 
 def finetuning_pipeline():

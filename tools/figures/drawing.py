@@ -4,6 +4,7 @@ Each ``tools/figures/chNN.py`` draws the diagrams of one chapter: ``python tools
 The same code gives the same file, byte for byte, so that a changed diagram shows up in git.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -95,3 +96,9 @@ def save(fig, relative_path: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path, metadata={"Date": None, "Creator": None}, facecolor="white")
     plt.close(fig)
+
+
+def save_all(folder: str, *drawings: Callable) -> None:
+    """Write what each function draws into ``folder``, in a file with the function's name."""
+    for draw in drawings:
+        save(draw(), f"{folder}/{draw.__name__.replace('_', '-')}.svg")
