@@ -34,6 +34,7 @@ from llms_from_scratch.judge import (
     parse_score,
     query_model,
     query_openai,
+    rouge_l,
     score_verifiable,
     token_f1,
 )
@@ -80,6 +81,7 @@ __all__ = [
     "parse_score",
     "query_model",
     "query_openai",
+    "rouge_l",
     "save_finetuned",
     "score_verifiable",
     "split_data",

@@ -156,6 +156,19 @@ def token_f1(response: str, reference: str) -> float:
     return 2 * shared / total if total else 1.0
 
 
+def rouge_l(response: str, reference: str) -> float:
+    """The F measure of ROUGE-L, from 0 to 1: the longest sequence of words that two texts share.
+
+    The words need not be neighbors, but their order counts. It needs the package rouge-score.
+    Source: Lin, "ROUGE: A Package for Automatic Evaluation of Summaries" (2004).
+    """
+    try:
+        from rouge_score import rouge_scorer
+    except ImportError:
+        raise ImportError("rouge_l needs rouge-score: pip install rouge-score") from None
+    return rouge_scorer.RougeScorer(["rougeL"]).score(reference, response)["rougeL"].fmeasure
+
+
 # --- A language model on a server
 
 

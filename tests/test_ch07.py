@@ -680,9 +680,15 @@ def test_responses_are_judged_by_rules_without_a_server(finetuned, run_script):
     status, printed, _ = run_script("ollama_evaluate.py", *arguments, folder=folder)
     assert status == 0
     assert re.match(r"A program can check \d+ of 4 answers; \d+ of them are right", printed)
-    with_no_key = ["--file_path", "mine.json", "--api", "rules"]
-    status, _, error = run_script("ollama_evaluate.py", *with_no_key, folder=folder)
-    assert status == 2 and "no text under the key 'model_response'" in error
+    arguments = [*arguments[:2], "--api", "rouge", "--out", "rouge.json"]
+    status, printed, _ = run_script("ollama_evaluate.py", *arguments, folder=folder)
+    assert status == 0
+    summary = json.loads((folder / "rouge.json").read_text(encoding="utf-8"))
+    assert f"of 4 responses: {summary['mean_rouge_l']:.3f}" in printed
+    with_no_key = ["--file_path", "mine.json", "--api"]
+    for api in ("rules", "rouge"):
+        status, _, error = run_script("ollama_evaluate.py", *with_no_key, api, folder=folder)
+        assert status == 2 and "no text under the key 'model_response'" in error
 
 
 def test_the_judges_script_says_how_to_start_a_server(tmp_path, run_script):

@@ -9,6 +9,7 @@ import json
 import re
 import runpy
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -39,6 +40,7 @@ from llms_from_scratch.judge import (
     parse_score,
     query_model,
     query_openai,
+    rouge_l,
     score_verifiable,
     token_f1,
 )
@@ -215,6 +217,18 @@ def test_token_f1_is_the_f_measure_of_rouge_1(response, reference):
     theirs = scorer.score(reference, response)["rouge1"].fmeasure
     both_empty = not re.search(r"\w", response + reference)  # we call that a perfect answer
     assert token_f1(response, reference) == pytest.approx(1.0 if both_empty else theirs)
+
+
+def test_rouge_l_counts_shared_words_in_order_and_names_the_package_it_lacks(monkeypatch):
+    # "the cat on mat" is the longest common sequence: 4 of 5 words, and 4 of 6
+    measured = rouge_l("The cat, on a mat!", "the cat sat on the mat")
+    precision, recall = 4 / 5, 4 / 6
+    assert measured == pytest.approx(2 * precision * recall / (precision + recall))
+    shuffled = ("mat the on cat", "the cat on mat")
+    assert rouge_l(*shuffled) < token_f1(*shuffled) == 1
+    monkeypatch.setitem(sys.modules, "rouge_score", None)
+    with pytest.raises(ImportError, match="pip install rouge-score"):
+        rouge_l("a", "a")
 
 
 # --- what a judge's answer says: 60 replies and their documented outcome

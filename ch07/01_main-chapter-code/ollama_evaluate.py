@@ -6,10 +6,12 @@ Examples:
     python ollama_evaluate.py --file_path responses.json --api openai --model gpt-4o-mini \\
         --url https://api.openai.com        # the key is read from OPENAI_API_KEY
     python ollama_evaluate.py --file_path responses.json --api rules   # no server: see below
+    python ollama_evaluate.py --file_path responses.json --api rouge   # likewise
 
-With ``--api rules`` no model judges: a program compares the answers that it can check. For Ollama,
-start the app or run `ollama serve`, then `ollama pull llama3` (4.7 GB, needs 16 GB of memory). A
-very small model answers too, but its scores mean nothing.
+With ``--api rules`` no model judges: a program compares the answers that it can check. With
+``--api rouge`` the package rouge-score compares the words with the reference's. For Ollama, start
+the app or run `ollama serve`, then `ollama pull llama3` (4.7 GB, needs 16 GB of memory). A very
+small model answers too, but its scores mean nothing.
 """
 
 import argparse
@@ -26,6 +28,7 @@ from llms_from_scratch.ch07 import (
     load_entries,
     query_model,
     query_openai,
+    rouge_l,
     score_verifiable,
     summarize_judgements,
 )
@@ -49,9 +52,15 @@ def main(
     out: str | Path | None = None,
 ) -> dict:
     """Print and return a summary; with ``out``, write it and all of the judge's answers as JSON."""
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1 entry, got {limit}")
     data = load_entries(file_path)[:limit]
-    if api == "rules":
-        return score_by_rules(data, json_key)
+    if api in ("rules", "rouge"):
+        require_responses(data, json_key)
+        score = score_by_rules if api == "rules" else score_by_rouge
+        summary = score(data, json_key)
+        write_summary(out, summary)
+        return summary
     options = {"model": model, "timeout": timeout, "retries": retries}
     if api == "ollama":
         ask = partial(query_model, url=full_url(url, OLLAMA_URL), **options)
@@ -70,12 +79,15 @@ def main(
             f"failed requests: {summary['failed']}. With all responses, the average lies between "
             f"{summary['lowest_mean']:.2f} and {summary['highest_mean']:.2f}."
         )
-    if out:
-        content = summary | {"judgements": [vars(judgement) for judgement in judgements]}
-        with atomic_write(out) as temporary:
-            text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-            temporary.write_text(text, encoding="utf-8")
+    write_summary(out, summary | {"judgements": [vars(judgement) for judgement in judgements]})
     return summary
+
+
+def write_summary(out: str | Path | None, summary: dict) -> None:
+    if out:
+        with atomic_write(out) as temporary:
+            text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+            temporary.write_text(text, encoding="utf-8")
 
 
 def full_url(url: str | None, default: str) -> str:
@@ -91,16 +103,26 @@ def full_url(url: str | None, default: str) -> str:
     return url.rstrip("/") + urlsplit(default).path if urlsplit(url).path in ("", "/") else url
 
 
-def score_by_rules(data: list[dict], json_key: str) -> dict:
+def require_responses(data: list[dict], json_key: str) -> None:
     for i, entry in enumerate(data):
         if not isinstance(entry.get(json_key), str):
             raise ValueError(f"entry {i} has no text under the key {json_key!r}")
+
+
+def score_by_rules(data: list[dict], json_key: str) -> dict:
     counts = score_verifiable(data, [entry[json_key] for entry in data])
     print(
         f"A program can check {counts['verifiable']} of {counts['entries']} answers; "
         f"{counts['correct']} of them are right."
     )
     return counts
+
+
+def score_by_rouge(data: list[dict], json_key: str) -> dict:
+    scores = [rouge_l(entry[json_key], entry["output"]) for entry in data]
+    mean = sum(scores) / len(scores)
+    print(f"Mean ROUGE-L (F measure) of {len(scores)} responses: {mean:.3f}")
+    return {"entries": len(scores), "mean_rouge_l": mean}
 
 
 def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
@@ -110,7 +132,7 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser.add_argument(
         "--file_path", "--file-path", required=True, help="JSON entries with a response each"
     )
-    parser.add_argument("--api", choices=("ollama", "openai", "rules"), default="ollama")
+    parser.add_argument("--api", choices=("ollama", "openai", "rules", "rouge"), default="ollama")
     parser.add_argument("--model", default="llama3", help="the judge (default: llama3)")
     parser.add_argument("--url", help=f"server, or whole URL (default: {OLLAMA_URL})")
     parser.add_argument("--json-key", default="model_response", help="default: model_response")
@@ -128,5 +150,5 @@ if __name__ == "__main__":
     with short_errors(parser):
         try:
             main(**vars(args))
-        except JudgeError as error:
+        except (JudgeError, ImportError) as error:
             raise ValueError(str(error)) from None
