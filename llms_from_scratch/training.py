@@ -187,6 +187,8 @@ class Trainer:
         counts = [int((targets >= 0).sum()) for _, targets in batches]  # not the ignored -100
         mean_loss = 0.0
         for (input_batch, target_batch), count in zip(batches, counts, strict=True):
+            if count == 0 < sum(counts):
+                continue  # nothing to learn: its mean loss would be 0 / 0
             with self._autocast():
                 loss = calc_loss_batch(input_batch, target_batch, self.model, self.device)
             loss = loss * (count / max(sum(counts), 1))

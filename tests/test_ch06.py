@@ -411,6 +411,12 @@ def test_script_trains_and_then_classifies(tmp_path):
     assert done.returncode == 2 and "empty" in done.stderr
 
 
+def test_script_classifies_with_the_notebooks_classifier_too(model, tmp_path):
+    save_classifier(tmp_path, model, CONFIG, max_length=16)  # it says no data set
+    done = run_script("--classify", "win a prize", "--out", ".", folder=tmp_path)
+    assert done.returncode == 0 and "(probability " in done.stdout, done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
