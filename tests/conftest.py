@@ -9,6 +9,7 @@ import runpy
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +27,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # parallel processes take n
 os.environ["MPLBACKEND"] = "agg"
 if MIRROR and "://" not in MIRROR:
     os.environ["LLMS_FROM_SCRATCH_MIRROR"] = str(Path(MIRROR).resolve())
+
+# A busy machine is slow, not wrong: an example may take as long as its whole test may
+hypothesis.settings.register_profile("any-machine", deadline=None)
+hypothesis.settings.load_profile("any-machine")
 
 
 def pytest_collection_modifyitems(items):
