@@ -15,6 +15,7 @@ import warnings
 import torch
 from timing import interleaved
 
+from llms_from_scratch.app.script_tools import pick_device, short_errors
 from llms_from_scratch.flops import bytes_kept_for_backward
 from llms_from_scratch.mha_variants import (
     Ch03_MHA,
@@ -27,7 +28,6 @@ from llms_from_scratch.mha_variants import (
     MultiHeadAttentionCombinedQKV,
     copy_attention_weights,
 )
-from llms_from_scratch.script_tools import pick_device, short_errors
 
 BASELINE = "Ch03_MHA"
 

@@ -14,8 +14,8 @@ import torch
 import transformers
 from timing import interleaved, print_table
 
+from llms_from_scratch.app.script_tools import pick_device
 from llms_from_scratch.ch04 import GPTModel, GPTModelFast
-from llms_from_scratch.script_tools import pick_device
 
 
 def build(name: str, config: dict) -> torch.nn.Module:

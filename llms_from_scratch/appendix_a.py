@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
 
-from llms_from_scratch.distributed import ddp_setup, sum_over_ranks
+from llms_from_scratch.training.distributed import ddp_setup, sum_over_ranks
 
 
 class NeuralNetwork(nn.Module):

@@ -12,11 +12,15 @@ import torch
 import torch.nn as nn
 
 from llms_from_scratch.ch04 import generate_text_simple
-from llms_from_scratch.pretrained import choose_pretrained, download_and_load_gpt2, load_pretrained
 from llms_from_scratch.weights.gpt2 import (
     assign,
     load_gpt2_params_from_tf_ckpt,
     load_weights_into_gpt,
+)
+from llms_from_scratch.weights.pretrained import (
+    choose_pretrained,
+    download_and_load_gpt2,
+    load_pretrained,
 )
 
 # Section 5.5 has more code than a chapter's module should; it is in modules of its own

@@ -38,7 +38,7 @@ from llms_from_scratch.judge import (
     score_verifiable,
     token_f1,
 )
-from llms_from_scratch.pretrained import load_pretrained
+from llms_from_scratch.weights.pretrained import load_pretrained
 
 # Judging answers, and generating many at once, are in modules of their own
 __all__ = [

@@ -15,7 +15,6 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
-from llms_from_scratch import distributed
 from llms_from_scratch.appendix_a import (
     NeuralNetwork,
     ToyDataset,
@@ -25,6 +24,7 @@ from llms_from_scratch.appendix_a import (
     prepare_dataset,
     toy_datasets,
 )
+from llms_from_scratch.training import distributed
 
 FOLDER = Path(__file__).resolve().parent.parent / "appendix-A" / "01_main-chapter-code"
 PATIENCE = 240  # seconds for processes to start on a busy machine
@@ -256,7 +256,7 @@ import os, sys
 import torch
 import torch.distributed as dist
 from llms_from_scratch.appendix_a import main
-from llms_from_scratch.distributed import ddp_setup, free_port, launch, sum_over_ranks
+from llms_from_scratch.training.distributed import ddp_setup, free_port, launch, sum_over_ranks
 
 def all_sizes(rank, most, folder, sizes, ports):
     for world_size, os.environ["MASTER_PORT"] in zip(sizes, ports):
@@ -324,7 +324,7 @@ def wait_until(condition, job):
 RAISING = """
 import sys
 import torch.distributed as dist
-from llms_from_scratch.distributed import RankFailed, ddp_setup, launch, sum_over_ranks
+from llms_from_scratch.training.distributed import RankFailed, ddp_setup, launch, sum_over_ranks
 
 def work(rank, world_size, when):
     if rank == 1 and when == "before":

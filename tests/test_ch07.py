@@ -20,6 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from llms_from_scratch.app.chat import Chat, converse, show_answer
+from llms_from_scratch.app.cli import main as cli
 from llms_from_scratch.appendix_e import merge_lora, replace_linear_with_lora
 from llms_from_scratch.ch04 import BASE_CONFIG, GPTModel
 from llms_from_scratch.ch05 import calc_loss_batch, generate, train_model_simple
@@ -49,8 +51,6 @@ from llms_from_scratch.ch07 import (
     save_finetuned,
     split_data,
 )
-from llms_from_scratch.chat import Chat, converse, show_answer
-from llms_from_scratch.cli import main as cli
 from llms_from_scratch.data import DownloadError
 from llms_from_scratch.data.manifest import ASSETS
 from llms_from_scratch.tokenizer import get_tokenizer
@@ -587,7 +587,7 @@ def test_the_command_answers_with_the_style_of_the_checkpoint(model, tmp_path, c
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
 def test_ctrl_c_in_a_real_chat_stops_the_answer_only(tmp_path):
-    command = [sys.executable, "-u", "-m", "llms_from_scratch.cli", "chat", "gpt2-tiny"]
+    command = [sys.executable, "-u", "-m", "llms_from_scratch.app.cli", "chat", "gpt2-tiny"]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT
     )

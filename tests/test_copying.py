@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from llms_from_scratch.cli import main as cli
-from llms_from_scratch.copying import CannotCopyError, collect, rename, standalone
-from llms_from_scratch.source_index import find, package, public_definitions
+from llms_from_scratch.app.cli import main as cli
+from llms_from_scratch.app.copying import CannotCopyError, collect, rename, standalone
+from llms_from_scratch.app.source_index import find, package, public_definitions
 from llms_from_scratch.tokenizer import seed_tiktoken_cache
 
 ROOT = Path(__file__).resolve().parent.parent

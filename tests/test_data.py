@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from llms_from_scratch import data
-from llms_from_scratch.cli import main as cli
+from llms_from_scratch.app.cli import main as cli
 from llms_from_scratch.data import archive, fetch, load_text, resolve
 from llms_from_scratch.data import http as http_module
 from llms_from_scratch.data.http import DownloadError
@@ -418,7 +418,9 @@ def test_data_command_downloads_only_what_is_named(cache, capsys, monkeypatch):
         "no asset's name begins with 'sms-sapm'; there are: the-verdict" in capsys.readouterr().err
     )
     fetched = []
-    monkeypatch.setattr("llms_from_scratch.cli.fetch", lambda name, **options: fetched.append(name))
+    monkeypatch.setattr(
+        "llms_from_scratch.app.cli.fetch", lambda name, **options: fetched.append(name)
+    )
     assert cli(["data", "gpt2-vocab", "--fetch"]) == 0
     assert fetched == ["gpt2-vocab/vocab.bpe", "gpt2-vocab/encoder.json"]
 

@@ -90,7 +90,7 @@ def check(words: list[str], folder: Path) -> None:
         explained = help_of(sys.executable, str(script))
         options = rest[position + 1 :]
     elif program == "llms-from-scratch":
-        tool = (sys.executable, "-m", "llms_from_scratch.cli")
+        tool = (sys.executable, "-m", "llms_from_scratch.app.cli")
         explained = help_of(*tool, rest[0]) if not rest[0].startswith("-") else help_of(*tool)
         options = rest
     elif program in ("pytest", "ruff", "codespell", "check-jsonschema", "nbval", "jupytext"):
@@ -140,7 +140,7 @@ def test_marked_commands_run_from_the_folder_of_their_document(block, clone):
         if words[0] == "python":
             words = [sys.executable, *words[1:]]
         if words[0] == "llms-from-scratch":
-            words = [sys.executable, "-m", "llms_from_scratch.cli", *words[1:]]
+            words = [sys.executable, "-m", "llms_from_scratch.app.cli", *words[1:]]
         in_folder = len(words) < 2 or not words[1].endswith(".py") or (folder / words[1]).is_file()
         done = subprocess.run(
             words,

@@ -219,7 +219,7 @@ def test_bad_input_to_generation_is_reported_with_exit_code_2(tmp_path, args, me
 
 
 def test_text_arrives_in_whole_characters():
-    from llms_from_scratch.script_tools import TextStream
+    from llms_from_scratch.app.script_tools import TextStream
     from llms_from_scratch.tokenizer import get_tokenizer
 
     tokenizer = get_tokenizer()

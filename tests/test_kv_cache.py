@@ -10,7 +10,7 @@ from llms_from_scratch.kv_cache.generate import generate_text_simple_stream as s
 from llms_from_scratch.kv_cache.gpt2 import GPTModel as CachedGPT
 from llms_from_scratch.kv_cache.optimized import apply_layer
 from llms_from_scratch.kv_cache.simple import GrowingCacheGPT, generate_text_simple_cached
-from llms_from_scratch.pretrained import load_pretrained
+from llms_from_scratch.weights.pretrained import load_pretrained
 
 TINY = {
     "vocab_size": 97,

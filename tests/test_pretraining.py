@@ -11,8 +11,12 @@ import pytest
 import torch
 
 from llms_from_scratch.ch02 import GPTDatasetV1
-from llms_from_scratch.token_files import TokenFileDataset, create_dataloaders, tokenize_file
 from llms_from_scratch.tokenizer import get_tokenizer
+from llms_from_scratch.training.token_files import (
+    TokenFileDataset,
+    create_dataloaders,
+    tokenize_file,
+)
 
 FOLDER = Path(__file__).resolve().parent.parent / "ch05/03_bonus_pretraining_on_gutenberg"
 BOOK = "It was a dark and stormy night; the rain fell in torrents, except at times. " * 40

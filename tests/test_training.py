@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 
-from llms_from_scratch import checkpoint as checkpoint_module
 from llms_from_scratch.ch02 import create_dataloader_v1
 from llms_from_scratch.ch04 import GPTModel
 from llms_from_scratch.ch05 import (
@@ -25,14 +24,15 @@ from llms_from_scratch.ch05 import (
     evaluate_model,
     train_model_simple,
 )
-from llms_from_scratch.checkpoint import (
+from llms_from_scratch.tokenizer import get_tokenizer
+from llms_from_scratch.training import checkpoint as checkpoint_module
+from llms_from_scratch.training.checkpoint import (
     CheckpointError,
     describe_vocabulary,
     load_checkpoint,
     save_checkpoint,
 )
-from llms_from_scratch.tokenizer import get_tokenizer
-from llms_from_scratch.training import Trainer
+from llms_from_scratch.training.loop import Trainer
 
 CONFIG = {
     "vocab_size": 50257,
@@ -405,7 +405,7 @@ def test_a_save_that_fails_half_way_leaves_the_old_file_and_nothing_else(saved, 
 
 SAVE_FOR_EVER = """
 import os, sys, torch
-from llms_from_scratch.checkpoint import save_checkpoint
+from llms_from_scratch.training.checkpoint import save_checkpoint
 
 torch.set_num_threads(1)
 model = torch.nn.Linear(400, 400)  # 2 MB with the optimizer's state

@@ -13,7 +13,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from llms_from_scratch import pretrained
+from llms_from_scratch.app.cli import main as cli
 from llms_from_scratch.ch04 import GPTModel, GPTModelFast
 from llms_from_scratch.ch05 import (
     assign,
@@ -23,8 +23,7 @@ from llms_from_scratch.ch05 import (
     load_pretrained,
     load_weights_into_gpt,
 )
-from llms_from_scratch.cli import main as cli
-from llms_from_scratch.weights import sources
+from llms_from_scratch.weights import pretrained, sources
 from llms_from_scratch.weights.gpt2 import (
     config_from_hub,
     export_to_hub_folder,

@@ -18,7 +18,7 @@ from pathlib import Path
 import nbformat
 from repository import ROOT, tracked_files
 
-from llms_from_scratch.source_index import package, public_definitions
+from llms_from_scratch.app.source_index import package, public_definitions
 
 TEACHING = re.compile(r"llms_from_scratch\.(ch\d\d|appendix_\w)$")
 

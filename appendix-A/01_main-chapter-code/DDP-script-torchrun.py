@@ -14,7 +14,7 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from llms_from_scratch.appendix_a import main
-from llms_from_scratch.distributed import training_options
+from llms_from_scratch.training.distributed import training_options
 
 
 @record  # if this process fails, torchrun's report shows its traceback

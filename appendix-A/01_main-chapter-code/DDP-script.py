@@ -13,7 +13,12 @@ import sys
 import torch
 
 from llms_from_scratch.appendix_a import main
-from llms_from_scratch.distributed import RankFailed, launch, positive_int, training_options
+from llms_from_scratch.training.distributed import (
+    RankFailed,
+    launch,
+    positive_int,
+    training_options,
+)
 
 # Each new process imports this script: without the next line, it would start processes in turn
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ import argparse
 
 import torch
 
+from llms_from_scratch.app.script_tools import short_errors
 from llms_from_scratch.ch02 import create_dataloader_v1
 from llms_from_scratch.data import load_text
-from llms_from_scratch.script_tools import short_errors
 
 VOCAB_SIZE = 50257  # of the GPT-2 tokenizer
 OUTPUT_DIM = 256  # numbers per token

@@ -11,8 +11,8 @@ import sys
 
 import torch
 
+from llms_from_scratch.app.script_tools import short_errors
 from llms_from_scratch.ch03 import MultiHeadAttention, PyTorchMultiHeadAttention
-from llms_from_scratch.script_tools import short_errors
 
 TOLERANCE = 1e-5  # rounding of 32-bit numbers stays well below, for outputs around 1
 

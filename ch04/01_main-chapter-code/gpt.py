@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import torch
 from tqdm import tqdm
 
+from llms_from_scratch.app.script_tools import short_errors
 from llms_from_scratch.ch04 import (
     GELU,
     GPT_CONFIG_124M,
@@ -24,7 +25,6 @@ from llms_from_scratch.ch04 import (
     TransformerBlock,
     generate_text_simple,
 )
-from llms_from_scratch.script_tools import short_errors
 from llms_from_scratch.tokenizer import END_OF_TEXT, get_tokenizer
 from previous_chapters import GPTDatasetV1, MultiHeadAttention, create_dataloader_v1
 

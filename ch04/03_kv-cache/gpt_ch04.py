@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 import torch
 
+from llms_from_scratch.app.script_tools import pick_device, short_errors
 from llms_from_scratch.ch04 import GPT_CONFIG_124M, GPTModel, generate_text_simple
-from llms_from_scratch.script_tools import pick_device, short_errors
 from llms_from_scratch.tokenizer import END_OF_TEXT, get_tokenizer
 
 # Each preset: changes to GPT_CONFIG_124M

@@ -10,11 +10,11 @@ Examples:
 
 from gpt_ch04 import main, parse_args
 
+from llms_from_scratch.app.script_tools import short_errors
 from llms_from_scratch.kv_cache.simple import GrowingCacheAttention as MultiHeadAttention
 from llms_from_scratch.kv_cache.simple import GrowingCacheBlock as TransformerBlock
 from llms_from_scratch.kv_cache.simple import GrowingCacheGPT as GPTModel
 from llms_from_scratch.kv_cache.simple import generate_text_simple_cached
-from llms_from_scratch.script_tools import short_errors
 
 __all__ = [
     "GPTModel",

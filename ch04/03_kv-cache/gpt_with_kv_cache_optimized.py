@@ -10,9 +10,9 @@ Examples:
 
 from gpt_ch04 import main, parse_args
 
+from llms_from_scratch.app.script_tools import short_errors
 from llms_from_scratch.kv_cache.generate import generate_text_simple as generate_text_simple_cached
 from llms_from_scratch.kv_cache.gpt2 import GPTModel, MultiHeadAttention, TransformerBlock
-from llms_from_scratch.script_tools import short_errors
 
 __all__ = [
     "GPTModel",

@@ -6,10 +6,10 @@ python gpt_download.py --model-size 124M --models-dir gpt2
 import argparse
 from pathlib import Path
 
+from llms_from_scratch.app.script_tools import short_errors
 from llms_from_scratch.ch05 import download_and_load_gpt2, load_gpt2_params_from_tf_ckpt
 from llms_from_scratch.data.http import download
 from llms_from_scratch.data.manifest import GPT2_SIZES
-from llms_from_scratch.script_tools import short_errors
 
 __all__ = ["download_and_load_gpt2", "download_file", "load_gpt2_params_from_tf_ckpt"]
 

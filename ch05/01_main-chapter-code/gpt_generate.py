@@ -14,6 +14,7 @@ import sys
 
 import torch
 
+from llms_from_scratch.app.script_tools import TextStream, pick_device, short_errors
 from llms_from_scratch.ch05 import (
     assign,
     choose_pretrained,
@@ -26,7 +27,6 @@ from llms_from_scratch.ch05 import (
     text_to_token_ids,
     token_ids_to_text,
 )
-from llms_from_scratch.script_tools import TextStream, pick_device, short_errors
 from llms_from_scratch.tokenizer import get_tokenizer
 
 __all__ = [

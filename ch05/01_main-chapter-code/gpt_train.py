@@ -19,13 +19,13 @@ import torch
 from matplotlib import pyplot as plt
 from tqdm import tqdm
 
+from llms_from_scratch.app.script_tools import pick_device, short_errors, writable_folder
 from llms_from_scratch.ch05 import generate_and_print_sample, plot_losses
-from llms_from_scratch.checkpoint import describe_vocabulary
 from llms_from_scratch.data import ASSETS, SampleDataWarning, load_text, resolve
 from llms_from_scratch.data.files import atomic_write
-from llms_from_scratch.script_tools import pick_device, short_errors, writable_folder
 from llms_from_scratch.tokenizer import get_tokenizer
-from llms_from_scratch.training import Trainer
+from llms_from_scratch.training.checkpoint import describe_vocabulary
+from llms_from_scratch.training.loop import Trainer
 from previous_chapters import GPTModel, create_dataloader_v1
 
 GPT_CONFIG_124M = {

@@ -15,8 +15,8 @@ import tempfile
 import zlib
 from pathlib import Path
 
+from llms_from_scratch.app.script_tools import short_errors, writable_folder
 from llms_from_scratch.data.files import atomic_write
-from llms_from_scratch.script_tools import short_errors, writable_folder
 
 PACKAGES = ["r-cran-janeaustenr", "bible-kjv-text", "bible-kjv"]
 R_STRING = 9  # type number of a character string in R's serialization

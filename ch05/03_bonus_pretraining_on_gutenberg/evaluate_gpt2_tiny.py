@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 from train_gpt2_tiny import TRAIN_RATIO, tokenize_folder
 
+from llms_from_scratch.app.script_tools import pick_device, short_errors
 from llms_from_scratch.ch04 import GPTModelFast
 from llms_from_scratch.ch05 import (
     calc_loss_loader,
@@ -25,9 +26,8 @@ from llms_from_scratch.ch05 import (
     text_to_token_ids,
     token_ids_to_text,
 )
-from llms_from_scratch.script_tools import pick_device, short_errors
-from llms_from_scratch.token_files import create_dataloaders
 from llms_from_scratch.tokenizer import get_tokenizer
+from llms_from_scratch.training.token_files import create_dataloaders
 
 ORDER = 5
 PROMPTS = [

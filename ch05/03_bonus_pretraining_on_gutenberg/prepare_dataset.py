@@ -12,8 +12,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from llms_from_scratch.app.script_tools import short_errors, writable_folder
 from llms_from_scratch.data.files import atomic_write
-from llms_from_scratch.script_tools import short_errors, writable_folder
 
 START = re.compile(
     r"^\*\*\* ?START OF TH(E|IS) PROJECT GUTENBERG .*$", re.MULTILINE | re.IGNORECASE

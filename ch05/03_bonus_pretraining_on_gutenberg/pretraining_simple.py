@@ -18,14 +18,14 @@ import torch
 from matplotlib import pyplot as plt
 from tqdm import tqdm
 
+from llms_from_scratch.app.script_tools import pick_device, short_errors, writable_folder
 from llms_from_scratch.ch04 import GPT_CONFIG_124M, GPTModel
 from llms_from_scratch.ch05 import generate_and_print_sample, plot_losses
-from llms_from_scratch.checkpoint import describe_vocabulary
 from llms_from_scratch.data.files import atomic_write
-from llms_from_scratch.script_tools import pick_device, short_errors, writable_folder
-from llms_from_scratch.token_files import create_dataloaders, tokenize_file
 from llms_from_scratch.tokenizer import get_tokenizer
-from llms_from_scratch.training import Trainer
+from llms_from_scratch.training.checkpoint import describe_vocabulary
+from llms_from_scratch.training.loop import Trainer
+from llms_from_scratch.training.token_files import create_dataloaders, tokenize_file
 
 DEBUG_CONFIG = GPT_CONFIG_124M | {
     "context_length": 10,

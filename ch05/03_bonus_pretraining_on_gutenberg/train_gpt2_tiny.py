@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from llms_from_scratch.app.script_tools import pick_device, short_errors, writable_folder
 from llms_from_scratch.ch04 import GPTModelFast
 from llms_from_scratch.data.files import atomic_write
-from llms_from_scratch.script_tools import pick_device, short_errors, writable_folder
-from llms_from_scratch.token_files import create_dataloaders, tokenize_file
 from llms_from_scratch.tokenizer import get_tokenizer
-from llms_from_scratch.training import Trainer
+from llms_from_scratch.training.loop import Trainer
+from llms_from_scratch.training.token_files import create_dataloaders, tokenize_file
 from llms_from_scratch.weights.gpt2 import export_to_hub_folder
 
 CONFIG = {

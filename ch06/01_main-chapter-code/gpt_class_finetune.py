@@ -21,6 +21,7 @@ import torch
 from matplotlib import pyplot as plt
 from torch.utils.data import DataLoader
 
+from llms_from_scratch.app.script_tools import pick_device, short_errors, writable_folder
 from llms_from_scratch.ch04 import BASE_CONFIG, model_configs
 from llms_from_scratch.ch05 import choose_pretrained, load_pretrained
 from llms_from_scratch.ch06 import (
@@ -47,9 +48,8 @@ from llms_from_scratch.ch06 import (
     write_splits,
 )
 from llms_from_scratch.data.files import atomic_write
-from llms_from_scratch.pretrained import BUNDLED_NAME, Pretrained
-from llms_from_scratch.script_tools import pick_device, short_errors, writable_folder
 from llms_from_scratch.tokenizer import get_tokenizer
+from llms_from_scratch.weights.pretrained import BUNDLED_NAME, Pretrained
 from previous_chapters import GPTModel
 
 # The book's settings, and those with which the small bundled GPT learns as much

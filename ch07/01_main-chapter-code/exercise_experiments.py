@@ -17,7 +17,7 @@ from gpt_instruction_finetuning import DEFAULT_MODEL, Settings
 from gpt_instruction_finetuning import main as finetune
 from matplotlib import pyplot as plt
 
-from llms_from_scratch.script_tools import short_errors
+from llms_from_scratch.app.script_tools import short_errors
 
 EXERCISES = ("baseline", "mask_instructions", "alpaca_52k", "phi3_prompt", "lora")
 

@@ -23,6 +23,7 @@ from matplotlib import pyplot as plt
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from llms_from_scratch.app.script_tools import pick_device, short_errors, writable_folder
 from llms_from_scratch.appendix_e import merge_lora, replace_linear_with_lora, save_lora
 from llms_from_scratch.ch04 import BASE_CONFIG, model_configs
 from llms_from_scratch.ch05 import choose_pretrained, load_pretrained, plot_losses
@@ -44,10 +45,9 @@ from llms_from_scratch.ch07 import (
     token_f1,
 )
 from llms_from_scratch.data.files import atomic_write
-from llms_from_scratch.pretrained import BUNDLED_NAME, Pretrained
-from llms_from_scratch.script_tools import pick_device, short_errors, writable_folder
 from llms_from_scratch.tokenizer import get_tokenizer
-from llms_from_scratch.training import Trainer
+from llms_from_scratch.training.loop import Trainer
+from llms_from_scratch.weights.pretrained import BUNDLED_NAME, Pretrained
 from previous_chapters import GPTModel
 
 DEFAULT_MODEL = "gpt2-medium (355M)"

@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from llms_from_scratch.app.script_tools import short_errors
 from llms_from_scratch.ch07 import (
     JudgeError,
     generate_model_scores,
@@ -34,7 +35,6 @@ from llms_from_scratch.ch07 import (
 )
 from llms_from_scratch.data.files import atomic_write
 from llms_from_scratch.judge import OLLAMA_URL, OPENAI_URL, check_if_running
-from llms_from_scratch.script_tools import short_errors
 
 __all__ = ["check_if_running", "generate_model_scores", "main", "query_model"]
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from llms_from_scratch import __version__
-from llms_from_scratch.console import tolerate_any_console
+from llms_from_scratch.app.console import tolerate_any_console
 from llms_from_scratch.data import ASSETS, DownloadError, cache_dir, cached_path, fetch
 from llms_from_scratch.data.files import atomic_write
 
@@ -80,8 +80,8 @@ def convert_model(args: argparse.Namespace) -> int:
     """Write a model in the other format; see ``load_pretrained`` for what can be read."""
     import torch
 
-    from llms_from_scratch.pretrained import load_pretrained
     from llms_from_scratch.weights.gpt2 import export_to_hub_folder
+    from llms_from_scratch.weights.pretrained import load_pretrained
 
     if args.target.exists():
         raise ValueError(f"{args.target} exists: choose another name, nothing is overwritten")
@@ -97,8 +97,8 @@ def convert_model(args: argparse.Namespace) -> int:
 
 def copy_definitions(args: argparse.Namespace) -> int:
     """Print or write the named definitions with all that they need; see ``copying``."""
-    from llms_from_scratch.copying import packages_to_install, standalone
-    from llms_from_scratch.source_index import public_definitions
+    from llms_from_scratch.app.copying import packages_to_install, standalone
+    from llms_from_scratch.app.source_index import public_definitions
 
     if args.list:
         module = None
@@ -142,7 +142,7 @@ def add_chat(commands) -> None:
 
 def chat_with_model(args: argparse.Namespace) -> int:
     """Answer messages in the terminal; see ``chat``."""
-    from llms_from_scratch.chat import run_chat
+    from llms_from_scratch.app.chat import run_chat
 
     try:
         return run_chat(args)

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from llms_from_scratch.app.script_tools import TextStream, pick_device
 from llms_from_scratch.ch05 import generate_stream
 from llms_from_scratch.ch07 import find_prompt_style, load_finetuned
-from llms_from_scratch.script_tools import TextStream, pick_device
 from llms_from_scratch.tokenizer import get_tokenizer
 
 

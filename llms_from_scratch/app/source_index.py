@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PACKAGE = "llms_from_scratch"
-ROOT = Path(__file__).parent
-NOT_FOR_READERS = {f"{PACKAGE}.cli", f"{PACKAGE}.copying", f"{PACKAGE}.source_index"}
+ROOT = Path(__file__).parent.parent
+NOT_FOR_READERS = {f"{PACKAGE}.app.{name}" for name in ("cli", "copying", "source_index")}
 
 
 class UnknownNameError(ValueError):

@@ -19,13 +19,13 @@ import torch
 from tqdm import tqdm
 
 from llms_from_scratch.ch05 import calc_loss_batch, evaluate_model
-from llms_from_scratch.checkpoint import (
+from llms_from_scratch.data.files import atomic_write
+from llms_from_scratch.training.checkpoint import (
     get_rng_state,
     load_checkpoint,
     save_checkpoint,
     set_rng_state,
 )
-from llms_from_scratch.data.files import atomic_write
 
 
 @dataclass

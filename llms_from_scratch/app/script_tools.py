@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from llms_from_scratch.console import tolerate_any_console
+from llms_from_scratch.app.console import tolerate_any_console
 from llms_from_scratch.data import DownloadError
 
 

@@ -18,7 +18,7 @@ from llms_from_scratch.weights.gpt2 import (
 from llms_from_scratch.weights.sources import TensorSource, from_pth, from_safetensors
 
 BUNDLED_NAME = "gpt2-tiny"
-BUNDLED = Path(__file__).parent / "data" / BUNDLED_NAME
+BUNDLED = Path(__file__).parent.parent / "data" / BUNDLED_NAME
 
 
 @dataclass

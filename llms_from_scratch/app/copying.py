@@ -11,7 +11,7 @@ import sys
 import textwrap
 
 from llms_from_scratch import __version__
-from llms_from_scratch.source_index import (
+from llms_from_scratch.app.source_index import (
     PACKAGE,
     Definition,
     Import,

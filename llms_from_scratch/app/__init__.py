@@ -1,0 +1,1 @@
+"""What runs in a terminal or a browser: commands, chat, copying of definitions, script helpers."""

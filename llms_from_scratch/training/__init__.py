@@ -1,0 +1,1 @@
+"""Training beyond chapter 5: the loop, checkpoints, token files, several processes."""
