@@ -18,7 +18,8 @@ from timing import interleaved, synchronize
 
 from llms_from_scratch.app.script_tools import pick_device
 from llms_from_scratch.ch04 import GPTModel, generate_text_simple
-from llms_from_scratch.kv_cache.optimized import CachedGPTModel, generate_text_cached
+from llms_from_scratch.kv_cache.generate import generate_text_simple as generate_text_cached
+from llms_from_scratch.kv_cache.optimized import CachedGPTModel
 from llms_from_scratch.kv_cache.simple import GrowingCacheGPT, generate_text_simple_cached
 from llms_from_scratch.weights.gpt2 import load_gpt2
 from llms_from_scratch.weights.sources import from_dict

@@ -157,6 +157,7 @@ class GPTModel(nn.Module):
     def __init__(self, cfg: dict):
         super().__init__()
         check_config(cfg)
+        self.cfg = cfg
         self.tok_emb = nn.Embedding(cfg["vocab_size"], cfg["emb_dim"])
         self.pos_emb = nn.Embedding(cfg["context_length"], cfg["emb_dim"])
         self.drop_emb = nn.Dropout(cfg["drop_rate"])
@@ -235,6 +236,7 @@ class GPTModelFast(GPTModel):
     def __init__(self, cfg: dict):
         nn.Module.__init__(self)
         check_config(cfg)
+        self.cfg = cfg
         self.tok_emb = nn.Embedding(cfg["vocab_size"], cfg["emb_dim"])
         self.pos_emb = nn.Embedding(cfg["context_length"], cfg["emb_dim"])
         self.drop_emb = nn.Dropout(cfg["drop_rate"])

@@ -1,4 +1,4 @@
-"""One cache for the keys and values of a model's layers, allocated once.
+"""One cache for what a model's layers keep of earlier tokens: keys and values, or another state.
 
 Shapes: b = batch size, n = new tokens, head_dim = width of a head. A *column* is a place in the
 cache: the i-th token that a row was given, padding included.
@@ -8,31 +8,79 @@ from collections.abc import Sequence
 
 import torch
 
+from llms_from_scratch.blocks.masks import attention_mask
+
+Pair = tuple[torch.Tensor, torch.Tensor]
+
 
 class KVCache:
     """Keys and values of the tokens that a model has seen, for each of its layers.
 
-    Room for ``capacity`` tokens is allocated when the first keys arrive, with their batch size,
-    number of heads, dtype and device; nothing grows or moves afterwards. ``capacity=None`` leaves
-    the number to the model, which takes its context length.
+    ``KVCache.for_model(model)`` fits a model; ``KVCache(n_layers)`` is fitted when a model first
+    uses it. A layer with a window keeps its last ``window - 1`` tokens only, as many as the next
+    token can see besides itself. Keys are stored as they are compared: rotated, once.
+
+    With a ``capacity``, memory for so many tokens is allocated when the first keys arrive, with
+    their batch size, number of heads, dtype and device. Without, it grows with the text, twofold
+    each time, up to the model's context length.
 
     Prompts of unequal length share a batch if the shorter ones are padded on the left:
     ``reset(padding)`` says by how many tokens per row. Padding is never attended to, and positions
     count from the first real token. ``length`` is the number of columns in use.
+
+    A layer that keeps something else, a recurrent state say, stores it whole with
+    ``update(layer_idx, state)`` and finds it with ``get(layer_idx)``.
     """
 
-    def __init__(self, n_layers: int, capacity: int | None = None):
+    def __init__(
+        self,
+        n_layers: int,
+        capacity: int | None = None,
+        windows: Sequence[int | None] | None = None,
+    ):
         if n_layers < 1 or (capacity is not None and capacity < 1):
             raise ValueError(f"a cache needs layers and room, got {n_layers=}, {capacity=}")
+        if windows is not None and len(windows) != n_layers:
+            raise ValueError(f"windows must have {n_layers} entries, got {len(windows)}")
         self.n_layers = n_layers
         self.capacity = capacity
-        self._storage: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * n_layers
+        self.windows = windows
+        self._grows = capacity is None
+        self._storage: list[_Columns | None] = [None] * n_layers
         self.reset()
+
+    @classmethod
+    def for_model(cls, model, capacity: int | None = None) -> "KVCache":
+        """A cache with the model's layers, windows, and context length or ``capacity``."""
+        cache = cls(len(model.trf_blocks), capacity)
+        cache.open_for(model, 0)
+        return cache
+
+    def open_for(self, model, n: int) -> None:
+        """Take over what the model's layers need; ``ValueError`` if ``n`` tokens do not fit."""
+        if len(model.trf_blocks) != self.n_layers:
+            raise ValueError(
+                f"the cache was made for {self.n_layers} layers, the model has "
+                f"{len(model.trf_blocks)}"
+            )
+        context_length = model.cfg["context_length"]
+        if self.capacity is None:
+            self.capacity = context_length
+        if self.windows is None:
+            self.windows = model.windows
+        self.check_room(n)
+        if self.length + n > context_length:
+            raise ValueError(
+                f"the tokens in the cache and the new ones are {self.length + n}, but the model's "
+                f"context_length is {context_length}: empty the cache and show the last "
+                f"{context_length} tokens"
+            )
 
     def reset(self, padding: torch.Tensor | None = None) -> None:
         """Forget all tokens but keep the memory; ``padding`` (b,) counts what rows begin with."""
         self.length = 0
         self.padding = padding if padding is not None and padding.any() else None
+        self._states: dict[int, object] = {}
 
     @property
     def lengths(self) -> torch.Tensor | int:
@@ -41,15 +89,20 @@ class KVCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the allocated memory."""
-        return sum(t.nbytes for pair in self._storage if pair is not None for t in pair)
+        """Bytes of the allocated memory, other states than keys and values included."""
+        pairs = [columns.pair for columns in self._storage if columns is not None]
+        return sum(t.nbytes for pair in pairs for t in pair) + sum(
+            t.nbytes for state in self._states.values() for t in _tensors(state)
+        )
 
-    def get(self, layer_idx: int) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Keys and values of a layer so far, views of (b, num_heads, length, head_dim)."""
-        pair = self._storage[layer_idx]
-        return None if pair is None else tuple(t.narrow(2, 0, self.length) for t in pair)
+    def get(self, layer_idx: int) -> Pair | object | None:
+        """A layer's state, or views of its keys and values, (b, heads, tokens kept, head_dim)."""
+        if layer_idx in self._states:
+            return self._states[layer_idx]
+        columns = self._storage[layer_idx]
+        return None if columns is None else columns.last(self._kept(layer_idx))
 
-    def get_all(self) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
+    def get_all(self) -> list[Pair | object | None]:
         """``get`` of every layer."""
         return [self.get(layer_idx) for layer_idx in range(self.n_layers)]
 
@@ -60,8 +113,8 @@ class KVCache:
         if self.length + n > self.capacity:
             raise ValueError(
                 f"{n} more tokens do not fit: the cache holds {self.length} of at most "
-                f"{self.capacity}. Empty it with reset(), or let generate_text_simple of "
-                "llms_from_scratch.kv_cache.generate move the window"
+                f"{self.capacity}. Empty it with reset(), or let generate of "
+                "llms_from_scratch.generate move the window"
             )
 
     def positions(self, n: int, device: torch.device) -> torch.Tensor:
@@ -71,63 +124,138 @@ class KVCache:
             return columns
         return (columns - self.padding[:, None]).clamp(min=0)
 
-    def visible(self, n: int, device: torch.device) -> torch.Tensor | None:
-        """Which columns the next ``n`` tokens may attend to: True for yes, broadcast over heads.
-
-        The result has the shape (n, length + n), or (b, 1, n, length + n) if rows are padded. None
-        stands for "all of them" if ``n`` is 1, else for a causal mask of n x n, for both of which
-        attention needs no mask in memory.
-        """
-        if self.padding is None and (n == 1 or self.length == 0):
-            return None
-        columns = torch.arange(self.length + n, device=device)
-        new = columns[self.length :, None]  # (n, 1)
-        visible = columns <= new  # (n, length + n)
-        if self.padding is None:
-            return visible
-        real = columns >= self.padding[:, None, None, None]  # (b, 1, 1, length + n)
-        # Padding sees itself: the softmax of a row without any column would not be a number
-        return visible & real | (columns == new)
+    def mask(self, n: int, device: torch.device, window: int | None = None) -> torch.Tensor | None:
+        """What the next ``n`` tokens must not attend to; see ``attention_mask``."""
+        return attention_mask(n, device, self.length, window, self.padding)
 
     def update(
-        self, layer_idx: int, keys: torch.Tensor, values: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store a layer's new keys and values (b, num_heads, n, head_dim); return all so far.
+        self, layer_idx: int, keys: torch.Tensor | object, values: torch.Tensor | None = None
+    ) -> Pair | object:
+        """Store a layer's new keys and values (b, heads, n, head_dim); return those to attend to.
 
-        What is returned are views, (b, num_heads, length + n, head_dim). ``length`` itself changes
-        with ``advance``, when all layers have stored theirs. Raises ``ValueError`` for too many
-        tokens, for keys unlike those in the cache, and if gradients are wanted.
+        Returned are the tokens that the layer has kept, and the new ones: (b, heads, kept + n,
+        head_dim). ``length`` itself changes with ``advance``, when all layers have stored theirs.
+        Without ``values``, the second argument is the layer's whole state and replaces the old one.
+        Raises ``ValueError`` for too many tokens, for keys unlike those in the cache, and if
+        gradients are wanted.
         """
+        if values is None:
+            self._states[layer_idx] = keys
+            return keys
         if keys.requires_grad:
             raise ValueError(
                 "a cache keeps no gradients: call the model under torch.no_grad(), or without cache"
             )
         n = keys.shape[2]
         self.check_room(n)
-        pair = self._storage[layer_idx]
-        if pair is None or not _alike(pair[0], keys):
-            pair = self._allocate(layer_idx, keys)
-        all_keys, all_values = pair
-        all_keys.narrow(2, self.length, n).copy_(keys)
-        all_values.narrow(2, self.length, n).copy_(values)
-        end = self.length + n
-        return all_keys.narrow(2, 0, end), all_values.narrow(2, 0, end)
+        columns = self._storage[layer_idx]
+        if columns is None or not columns.fits(keys):
+            columns = self._storage[layer_idx] = self._new_columns(layer_idx, keys)
+        return columns.append(keys, values, self._kept(layer_idx), self._room(layer_idx))
 
     def advance(self, n: int) -> None:
         """Count the ``n`` tokens that every layer has stored."""
         self.length += n
 
-    def _allocate(self, layer_idx: int, keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def keep_rows(self, rows: torch.Tensor) -> None:
+        """Go on with some rows only: ``rows`` (new b,) are their numbers, in the new order."""
+        for columns in self._storage:
+            if columns is not None:
+                columns.pair = tuple(t.index_select(0, rows) for t in columns.pair)
+        self._states = {i: _select_rows(state, rows) for i, state in self._states.items()}
+        if self.padding is not None:
+            self.padding = self.padding[rows]
+
+    def _window(self, layer_idx: int) -> int | None:
+        return self.windows[layer_idx] if self.windows else None
+
+    def _kept(self, layer_idx: int) -> int:
+        """Columns of earlier tokens that a layer still has."""
+        window = self._window(layer_idx)
+        return self.length if window is None else min(self.length, window - 1)
+
+    def _room(self, layer_idx: int) -> int:
+        """The most columns that a layer ever needs room for."""
+        window = self._window(layer_idx)
+        # Twice a window: its columns move to the front once per window, not at every token
+        return self.capacity if window is None else min(self.capacity, 2 * window)
+
+    def _new_columns(self, layer_idx: int, keys: torch.Tensor) -> "_Columns":
         if self.length:
-            old = self._storage[layer_idx][0]
+            old = self._storage[layer_idx]
+            held = "no keys for this layer" if old is None else old.describe()
             raise ValueError(
-                f"the cache holds {len(old)} rows of {old.dtype} on {old.device}, got {len(keys)} "
-                f"rows of {keys.dtype} on {keys.device}: empty it first, with reset()"
+                f"the cache holds {held}, got {len(keys)} rows of {keys.dtype} on {keys.device}: "
+                "empty it first, with reset()"
             )
-        b, num_heads, _, head_dim = keys.shape
-        shape = (b, num_heads, self.capacity, head_dim)
-        self._storage[layer_idx] = keys.new_empty(shape), keys.new_empty(shape)
-        return self._storage[layer_idx]
+        room = self._room(layer_idx)
+        return _Columns(keys, min(room, max(256, keys.shape[2])) if self._grows else room)
+
+
+class _Columns:
+    """Keys and values of one layer in memory that is larger than they are, so that more fit."""
+
+    def __init__(self, like: torch.Tensor, room: int):
+        self.pair = self._allocate(like, room)
+        self.end = 0  # columns in use; the last ones are the newest
+
+    @staticmethod
+    def _allocate(like: torch.Tensor, room: int) -> Pair:
+        b, heads, _, head_dim = like.shape
+        with torch.inference_mode(False):  # ordinary tensors, which any mode may write to
+            shape, kind = (b, heads, room, head_dim), {"dtype": like.dtype, "device": like.device}
+            return torch.empty(shape, **kind), torch.empty(shape, **kind)
+
+    def fits(self, keys: torch.Tensor) -> bool:
+        mine = self.pair[0]
+        return (
+            mine.shape[:2] == keys.shape[:2]
+            and mine.shape[3] == keys.shape[3]
+            and mine.dtype == keys.dtype
+            and mine.device == keys.device
+        )
+
+    def describe(self) -> str:
+        keys = self.pair[0]
+        return f"{len(keys)} rows of {keys.dtype} on {keys.device}"
+
+    def last(self, count: int) -> Pair:
+        return tuple(t.narrow(2, self.end - count, count) for t in self.pair)
+
+    def append(self, keys: torch.Tensor, values: torch.Tensor, kept: int, limit: int) -> Pair:
+        """Put the new columns behind the last ``kept`` ones, and return both."""
+        n = keys.shape[2]
+        if kept == 0:
+            self.end = 0
+        if self.end + n > self.pair[0].shape[2]:
+            if kept + n > limit:  # more than a layer with a window has room for
+                return self._append_many(keys, values, kept, limit)
+            self._make_room(kept, n, limit)
+        for stored, new in zip(self.pair, (keys, values), strict=True):
+            stored.narrow(2, self.end, n).copy_(new)
+        self.end += n
+        return self.last(kept + n)
+
+    def _make_room(self, kept: int, n: int, limit: int) -> None:
+        """Move the kept columns to the front, of larger memory if they need it."""
+        old, room = self.last(kept), self.pair[0].shape[2]
+        if room < limit:
+            self.pair = self._allocate(self.pair[0], min(limit, max(2 * room, kept + n)))
+        else:  # they may overlap the place where they go
+            old = tuple(t.clone() for t in old)
+        for stored, columns in zip(self.pair, old, strict=True):
+            stored.narrow(2, 0, kept).copy_(columns)
+        self.end = kept
+
+    def _append_many(self, keys, values, kept: int, limit: int) -> Pair:
+        """More new columns than there is room for: attend to all, store the last ones."""
+        both = tuple(torch.cat(t, dim=2) for t in zip(self.last(kept), (keys, values), strict=True))
+        if self.pair[0].shape[2] < limit:
+            self.pair = self._allocate(self.pair[0], limit)
+        self.end = min(limit, both[0].shape[2])
+        for stored, columns in zip(self.pair, both, strict=True):
+            stored.narrow(2, 0, self.end).copy_(columns[:, :, -self.end :])
+        return both
 
 
 def left_pad(
@@ -143,15 +271,19 @@ def left_pad(
     lengths = torch.tensor([len(prompt) for prompt in prompts])
     idx = torch.full((len(prompts), int(lengths.max())), pad_id)
     for row, prompt in zip(idx, prompts, strict=True):
-        row[-len(prompt) :] = torch.tensor(prompt)
+        row[-len(prompt) :] = torch.as_tensor(prompt)
     return idx, lengths
 
 
-def _alike(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether two tensors differ in their number of tokens at most."""
-    return (
-        a.shape[:2] == b.shape[:2]
-        and a.shape[3] == b.shape[3]
-        and a.dtype == b.dtype
-        and a.device == b.device
-    )
+def _tensors(state) -> list[torch.Tensor]:
+    if isinstance(state, torch.Tensor):
+        return [state]
+    return [t for part in state for t in _tensors(part)] if isinstance(state, tuple | list) else []
+
+
+def _select_rows(state, rows: torch.Tensor):
+    if isinstance(state, torch.Tensor):
+        return state.index_select(0, rows)
+    if isinstance(state, tuple | list):
+        return type(state)(_select_rows(part, rows) for part in state)
+    return state

@@ -8,19 +8,19 @@ import torch
 import torch.nn as nn
 
 from llms_from_scratch.ch03 import MultiHeadAttention
-from llms_from_scratch.ch04 import FeedForward, LayerNorm, check_config, check_input_ids
+from llms_from_scratch.ch04 import GPTModel, TransformerBlock, check_input_ids
+from llms_from_scratch.kv_cache.twins import split_window, use_classes
 
 
 class GrowingCacheAttention(MultiHeadAttention):
     """``MultiHeadAttention`` of chapter 3 that remembers keys and values.
 
     Input and output (b, n, d_out) for n new tokens. ``cache_k`` and ``cache_v`` are None, or
-    (b, num_heads, tokens so far, head_dim).
+    (b, num_heads, tokens so far, head_dim). With a ``window``, a token looks at so many tokens,
+    itself included, and the cache forgets those before.
     """
 
-    def __init__(self, *args, **options):
-        super().__init__(*args, **options)
-        self.reset_cache()
+    cache_k = cache_v = window = None
 
     def reset_cache(self) -> None:
         self.cache_k = self.cache_v = None
@@ -35,12 +35,15 @@ class GrowingCacheAttention(MultiHeadAttention):
             if self.cache_k is not None:
                 keys = torch.cat([self.cache_k, keys], dim=2)
                 values = torch.cat([self.cache_v, values], dim=2)
-            self.cache_k, self.cache_v = keys, values
+            kept = slice(None) if self.window is None else slice(-self.window, None)
+            self.cache_k, self.cache_v = keys[:, :, kept], values[:, :, kept]
 
         total = keys.shape[2]
+        hidden = self.mask[total - n : total, :total].bool()  # the last n rows of the square
+        if self.window is not None:  # besides the future, what has left the window
+            hidden = hidden | torch.ones_like(hidden).tril(total - n - self.window)
         attn_scores = queries @ keys.transpose(2, 3)  # (b, num_heads, n, total)
-        future = self.mask[total - n : total, :total].bool()  # the last n rows of the square
-        attn_scores = attn_scores.masked_fill(future, -torch.inf)
+        attn_scores = attn_scores.masked_fill(hidden, -torch.inf)
         attn_weights = torch.softmax(attn_scores / self.head_dim**0.5, dim=-1)
         attn_weights = self.dropout(attn_weights)
 
@@ -48,23 +51,8 @@ class GrowingCacheAttention(MultiHeadAttention):
         return self.out_proj(context.reshape(b, n, self.d_out))
 
 
-class GrowingCacheBlock(nn.Module):
+class GrowingCacheBlock(TransformerBlock):
     """``TransformerBlock`` of chapter 4 with that attention. Input and output (b, n, emb_dim)."""
-
-    def __init__(self, cfg: dict):
-        super().__init__()
-        self.att = GrowingCacheAttention(
-            d_in=cfg["emb_dim"],
-            d_out=cfg["emb_dim"],
-            context_length=cfg["context_length"],
-            dropout=cfg["drop_rate"],
-            num_heads=cfg["n_heads"],
-            qkv_bias=cfg["qkv_bias"],
-        )
-        self.ff = FeedForward(cfg)
-        self.norm1 = LayerNorm(cfg["emb_dim"])
-        self.norm2 = LayerNorm(cfg["emb_dim"])
-        self.drop_shortcut = nn.Dropout(cfg["drop_rate"])
 
     def forward(self, x: torch.Tensor, use_cache: bool = False) -> torch.Tensor:
         x = x + self.drop_shortcut(self.att(self.norm1(x), use_cache))
@@ -72,25 +60,25 @@ class GrowingCacheBlock(nn.Module):
         return x
 
 
-class GrowingCacheGPT(nn.Module):
+class GrowingCacheGPT(GPTModel):
     """``GPTModel`` of chapter 4 that needs to be shown each token only once.
 
     Input ids (b, n), output logits (b, n, vocab_size). With ``use_cache=True``, the ids continue
     what the model was shown since ``reset_kv_cache()``, ``current_pos`` tokens; a call without it
-    stands for itself and leaves the cache alone. Raises ``ValueError`` for a wrong configuration,
-    for ids outside of the vocabulary (on the CPU), and for more than ``context_length`` tokens.
+    stands for itself and leaves the cache alone. ``kv_window_size`` in the configuration limits
+    how far back a token looks. Raises ``ValueError`` for a wrong configuration, for ids outside of
+    the vocabulary (on the CPU), and for more than ``context_length`` tokens.
     """
 
     def __init__(self, cfg: dict):
-        super().__init__()
-        check_config(cfg)
-        self.cfg = cfg
-        self.tok_emb = nn.Embedding(cfg["vocab_size"], cfg["emb_dim"])
-        self.pos_emb = nn.Embedding(cfg["context_length"], cfg["emb_dim"])
-        self.drop_emb = nn.Dropout(cfg["drop_rate"])
-        self.trf_blocks = nn.ModuleList([GrowingCacheBlock(cfg) for _ in range(cfg["n_layers"])])
-        self.final_norm = LayerNorm(cfg["emb_dim"])
-        self.out_head = nn.Linear(cfg["emb_dim"], cfg["vocab_size"], bias=False)
+        plain_cfg, window = split_window(cfg)
+        super().__init__(plain_cfg)
+        self.cfg = dict(cfg)
+        use_classes(
+            self, {MultiHeadAttention: GrowingCacheAttention, TransformerBlock: GrowingCacheBlock}
+        )
+        for block in self.trf_blocks:
+            block.att.window = window
         self.current_pos = 0
 
     def reset_kv_cache(self) -> None:
