@@ -4,8 +4,11 @@ It is taken from the first of these places that has it:
 
 1. the cache, ``LLMS_FROM_SCRATCH_CACHE`` or the user's cache folder;
 2. a mirror, ``LLMS_FROM_SCRATCH_MIRROR``: a folder or a base URL with ``<asset>/<file>`` below it;
-3. the URLs of the manifest (not with ``LLMS_FROM_SCRATCH_OFFLINE=1``);
+3. the URLs of the manifest;
 4. for texts and data sets: the bundled sample of the same format, with a warning.
+
+``LLMS_FROM_SCRATCH_OFFLINE=1`` allows no connection at all: neither to the URLs of the manifest
+nor to a mirror that is a URL. From any source, a file is checked before it comes into the cache.
 """
 
 import hashlib
@@ -13,12 +16,14 @@ import os
 import shutil
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import platformdirs
 
 from llms_from_scratch.data.archive import read_zip_member
-from llms_from_scratch.data.files import atomic_write, sha256_of
+from llms_from_scratch.data.files import atomic_write, is_whole, set_aside_if_damaged, sha256_of
+from llms_from_scratch.data.formats import check_format, read_json
 from llms_from_scratch.data.http import DownloadError, download
 from llms_from_scratch.data.manifest import ASSETS, Asset
 
@@ -53,12 +58,8 @@ def resolve(name: str, *, allow_sample: bool = True, target: Path | None = None)
     """Like ``fetch``, but also tells where the file came from."""
     asset = find_asset(name)
     target = target or cached_path(asset)
-    if target.is_file():
-        try:
-            check_file(asset, target)
-            return Fetched(target, "cache")
-        except ValueError:
-            target.replace(target.with_name(target.name + ".damaged"))
+    if is_whole(target, partial(check_file, asset)):
+        return Fetched(target, "cache")
     try:
         return _obtain(asset, target)
     except DownloadError as error:
@@ -117,23 +118,24 @@ def cached_path(asset: Asset) -> Path:
 def check_file(asset: Asset, path: Path) -> None:
     """Raise ``ValueError`` if a file is not the asset that the manifest describes.
 
-    Checked is the best that is known of it: its hash, the hash of an archive's member, its size,
-    and always that it is not a web page. (A file of weights says itself how long it must be; that
-    is checked when it is read.)
+    Checked is the best that is known of it: its hash, the hash of an archive's member, or its size
+    and what a file of this format says about itself (``check_format``).
     """
-    with path.open("rb") as file:
-        start = file.read(512).lstrip().lower()
-    page = start.startswith((b"<!doctype html", b"<html"))
+    check_format(path, asset.file_name)
     if asset.sha256:
         matches = sha256_of(path) == asset.sha256
     elif asset.member:
         content = read_zip_member(path, asset.member)
         matches = hashlib.sha256(content).hexdigest() == asset.member_sha256
+    elif asset.entries:
+        matches = len(read_json(path)) == asset.entries
     else:
-        matches = asset.size in (None, path.stat().st_size) and not page
+        matches = asset.size in (None, path.stat().st_size)
     if not matches:
-        what = "a web page (from a proxy or a login form?)" if page else "another or a damaged file"
-        raise ValueError(f"got {what}, {path.stat().st_size} bytes, instead of {asset.file_name}")
+        size = path.stat().st_size
+        raise ValueError(
+            f"got another or a damaged file, {size} bytes, instead of {asset.file_name}"
+        )
 
 
 def _obtain(asset: Asset, target: Path) -> Fetched:
@@ -148,11 +150,15 @@ def _obtain(asset: Asset, target: Path) -> Fetched:
     urls = [f"{mirror.rstrip('/')}/{asset.folder}/{asset.file_name}"] if "://" in mirror else []
     urls += [_use_hub_endpoint(url) for url in asset.urls]
     if os.environ.get("LLMS_FROM_SCRATCH_OFFLINE", "0") not in ("", "0"):
-        failures.append("LLMS_FROM_SCRATCH_OFFLINE is set, so nothing was downloaded")
+        set_aside_if_damaged(target, partial(check_file, asset))
+        also = f", also not from the mirror {mirror}" if "://" in mirror else ""
+        failures.append(f"LLMS_FROM_SCRATCH_OFFLINE is set, so nothing was downloaded{also}")
     else:
         try:
-            path = download(urls, target, check=lambda part: check_file(asset, part))
-            return Fetched(path, "download")
+            is_pinned = bool(asset.sha256 or asset.member_sha256)
+            return Fetched(
+                download(urls, target, partial(check_file, asset), is_pinned), "download"
+            )
         except DownloadError as error:
             failures.append(str(error))
     raise DownloadError(
@@ -169,6 +175,7 @@ def _copy_from_folder(asset: Asset, mirror: Path, target: Path) -> Path:
     with atomic_write(target) as temporary:
         shutil.copyfile(source, temporary)
         check_file(asset, temporary)
+        set_aside_if_damaged(target, partial(check_file, asset))
     return target
 
 

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -25,6 +25,23 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             flush_to_disk(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_whole(path: Path, check: Callable[[Path], object]) -> bool:
+    """Whether a file is there and passes the check, which raises ``ValueError`` if it does not."""
+    if not path.is_file():
+        return False
+    try:
+        check(path)
+        return True
+    except ValueError:
+        return False
+
+
+def set_aside_if_damaged(path: Path, check: Callable[[Path], object]) -> None:
+    """Keep a file that fails the check under a name that ends in ``.damaged``."""
+    if path.is_file() and not is_whole(path, check):
+        path.replace(path.with_name(path.name + ".damaged"))
 
 
 def flush_to_disk(path: Path) -> None:

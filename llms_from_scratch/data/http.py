@@ -1,18 +1,25 @@
 """One file over HTTP: resumed after a cut, checked, and moved into place only when it is whole."""
 
+import json
 import os
+import re
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import requests
 from filelock import FileLock
 from tqdm import tqdm
 
+from llms_from_scratch.data.files import flush_to_disk, is_whole, set_aside_if_damaged
+from llms_from_scratch.data.formats import check_format
+
 CONNECT_TIMEOUT = 10.0  # seconds until a server must answer
 READ_TIMEOUT = 15.0  # seconds without a single byte
 TRIES = 4  # a URL is given up after this many tries, or at once if a try brings nothing new
 CHUNK = 1 << 16
+VERSION_HEADERS = ("ETag", "Last-Modified")
 CUT_OFF = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 
 
@@ -20,27 +27,75 @@ class DownloadError(RuntimeError):
     """No source gave the wanted file; the message says what each of them did."""
 
 
-def download(urls: list[str], target: Path, check: Callable[[Path], None]) -> Path:
+@dataclass(frozen=True)
+class Part:
+    """An unfinished download, and a note beside it that says which version of which file it is."""
+
+    path: Path
+
+    @property
+    def note(self) -> Path:
+        return self.path.with_name(self.path.name + ".json")
+
+    @property
+    def size(self) -> int:
+        return self.path.stat().st_size if self.path.is_file() else 0
+
+    def version_at(self, url: str) -> str | None:
+        """The ETag or date under which the bytes came from this URL, if they did."""
+        try:
+            note = json.loads(self.note.read_text(encoding="utf-8"))
+            return note["version"] if note["url"] == url else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def begin(self, url: str, version: str | None) -> None:
+        """Empty the part, and note what will be written into it."""
+        self.path.write_bytes(b"")
+        note = json.dumps({"url": url, "version": version})
+        self.note.write_text(note, encoding="utf-8")
+
+    def remove(self) -> None:
+        for path in (self.path, self.note):
+            path.unlink(missing_ok=True)
+
+
+def download(
+    urls: list[str], target: Path, check: Callable[[Path], object], is_pinned: bool = False
+) -> Path:
     """Download the first of ``urls`` that works to ``target``, and return it.
 
     ``check`` gets the path of the complete download and raises ``ValueError`` if it is not the
-    wanted file. ``target`` either does not exist or passed the check, whatever happens: bytes go to
-    a file with a unique name that ends in ``.part``, which a later call takes over and continues.
-    Processes that want the same file wait for the one that downloads it.
+    wanted file; ``check_format`` comes first. ``target`` then either does not exist or passed both,
+    whatever happens: bytes go to a file with a unique name that ends in ``.part``, which a later
+    call takes over and continues. A file that is there already is checked too, and set aside as
+    ``.damaged`` if it fails. Processes that want the same file wait for the one that downloads it.
+
+    A part is continued only with the rest of the same version: the server must still have the ETag
+    or the date that it had. ``is_pinned`` says that ``check`` knows the content by its hash; then a
+    part is continued without such a mark too, and from another server.
 
     Raises ``DownloadError`` if all URLs fail. A server that does not answer costs at most
     ``CONNECT_TIMEOUT`` plus ``READ_TIMEOUT`` seconds.
     """
+
+    def check_all(path: Path) -> None:
+        check_format(path, target.name)
+        check(path)
+
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_name(f".{target.name}.lock")):
-        if target.is_file():
+        if is_whole(target, check_all):
             return target  # another process was faster
+        set_aside_if_damaged(target, check_all)
         part = _adopt_part(target)
         failures = []
         for url in urls:
             try:
-                _download_and_check(url, part, check)
-                os.replace(part, target)
+                _download_and_check(url, part, check_all, is_pinned)
+                flush_to_disk(part.path)
+                os.replace(part.path, target)
+                part.remove()
                 return target
             except requests.RequestException as error:
                 failures.append(f"{url}: {_reason(error)}")  # the part stays for the next try
@@ -49,69 +104,111 @@ def download(urls: list[str], target: Path, check: Callable[[Path], None]) -> Pa
     raise DownloadError("\n".join(failures))
 
 
-def _download_and_check(url: str, part: Path, check: Callable[[Path], None]) -> None:
+def _download_and_check(url: str, part: Part, check: Callable, is_pinned: bool) -> None:
     """Complete ``part``; if what an earlier call left of it does not fit, start over once."""
-    for is_fresh in (not part.exists(), True):
-        _download_with_retries(url, part)
+    for is_fresh in (not part.path.exists(), True):
+        _download_with_retries(url, part, is_pinned)
         try:
-            return check(part)
+            return check(part.path)
         except ValueError:
-            part.unlink()  # the wrong file: of no use to anybody
+            part.remove()  # the wrong file: of no use to anybody
             if is_fresh:
                 raise
 
 
-def _adopt_part(target: Path) -> Path:
+def _adopt_part(target: Path) -> Part:
     """A part file that belongs to this call alone, begun by an earlier call if there was one."""
-    part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
-    leftovers = sorted(target.parent.glob(f"{target.name}.*.part"), key=lambda p: p.stat().st_size)
+    part = Part(target.with_name(f"{target.name}.{uuid.uuid4().hex}.part"))
+    leftovers = [Part(path) for path in target.parent.glob(f"{target.name}.*.part")]
+    leftovers.sort(key=lambda leftover: leftover.size)
     if leftovers:
-        os.replace(leftovers.pop(), part)
+        largest = leftovers.pop()
+        os.replace(largest.path, part.path)
+        if largest.note.is_file():
+            os.replace(largest.note, part.note)
     for leftover in leftovers:
-        leftover.unlink(missing_ok=True)
+        leftover.remove()
+    for stray in target.parent.glob(f"{target.name}.*.part.json"):
+        if stray != part.note:
+            stray.unlink(missing_ok=True)
     return part
 
 
-def _download_with_retries(url: str, part: Path) -> None:
+def _download_with_retries(url: str, part: Part, is_pinned: bool) -> None:
     for attempt in range(1, TRIES + 1):
-        before = part.stat().st_size if part.exists() else 0
+        before = part.size
         try:
-            return _append_rest(url, part)
+            return _append_rest(url, part, is_pinned)
         except CUT_OFF as error:
-            received_some = part.exists() and part.stat().st_size > before
-            if attempt == TRIES or not received_some:
+            if attempt == TRIES or part.size <= before:
                 raise error
 
 
-def _append_rest(url: str, part: Path) -> None:
-    """Ask for the bytes that ``part`` lacks, and append them."""
-    offset = part.stat().st_size if part.exists() else 0
+def _append_rest(url: str, part: Part, is_pinned: bool) -> None:
+    """Ask for the bytes that ``part`` lacks and append them, or get everything anew."""
+    offset, version = part.size, part.version_at(url)
+    if not version and not is_pinned:
+        offset = 0  # nobody could tell whether the rest belongs to it
     headers = {"Accept-Encoding": "identity"}  # the file's own bytes, not a compressed transfer
     if offset:
         headers["Range"] = f"bytes={offset}-"
+        if version:
+            headers["If-Range"] = version
     timeouts = (CONNECT_TIMEOUT, READ_TIMEOUT)
     with requests.get(url, headers=headers, stream=True, timeout=timeouts) as response:
-        if response.status_code == requests.codes.requested_range_not_satisfiable:
+        status = response.status_code
+        if is_pinned and offset and status == requests.codes.requested_range_not_satisfiable:
             return  # nothing is missing; the check that follows decides
-        response.raise_for_status()
-        if response.status_code != requests.codes.partial_content:
-            offset = 0  # the server sends everything again
-        rest = int(response.headers.get("Content-Length", 0))
-        progress = tqdm(
-            total=offset + rest or None,
-            initial=offset,
-            unit="B",
-            unit_scale=True,
-            delay=2,
-            desc=url.rpartition("/")[2],
-        )
-        with part.open("r+b" if offset else "wb") as file, progress:
-            file.seek(offset)
-            for chunk in response.iter_content(CHUNK):
-                file.write(chunk)
-                progress.update(len(chunk))
-        if part.stat().st_size < offset + rest:
-            raise requests.ConnectionError("the connection was cut before the end of the file")
+        if status == requests.codes.ok:
+            part.begin(url, _version_of(response))  # everything comes, perhaps of another version
+            return _append_body(response, part, url)
+        if offset and status == requests.codes.partial_content:
+            if _is_rest(response, offset, version, is_pinned):
+                return _append_body(response, part, url)
+        elif not offset or status != requests.codes.requested_range_not_satisfiable:
+            raise requests.HTTPError(response=response)
+    part.remove()
+    _append_rest(url, part, is_pinned)
+
+
+def _is_rest(
+    response: requests.Response, offset: int, version: str | None, is_pinned: bool
+) -> bool:
+    """Whether the server sends what was asked for: some ignore If-Range, or even Range.
+
+    RFC 9110 demands that a partial answer names its place and the version once more.
+    """
+    place = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    if (place and int(place[1]) != offset) or (not place and not is_pinned):
+        return False
+    return not version or version in (response.headers.get(name) for name in VERSION_HEADERS)
+
+
+def _version_of(response: requests.Response) -> str | None:
+    """What If-Range can compare: a strong ETag, else the date of the last change."""
+    if response.headers.get("Content-Encoding", "identity") != "identity":
+        return None  # bytes that are unpacked on arrival cannot be counted in a later request
+    etag = response.headers.get("ETag", "")
+    return etag if etag.startswith('"') else response.headers.get("Last-Modified")
+
+
+def _append_body(response: requests.Response, part: Part, url: str) -> None:
+    offset, length = part.size, response.headers.get("Content-Length", "")
+    end = offset + int(length) if length.isdecimal() else 0
+    progress = tqdm(
+        total=end or None,
+        initial=offset,
+        unit="B",
+        unit_scale=True,
+        delay=2,
+        desc=url.rpartition("/")[2],
+    )
+    with part.path.open("ab") as file, progress:
+        for chunk in response.iter_content(CHUNK):
+            file.write(chunk)
+            progress.update(len(chunk))
+    if part.size < end:
+        raise requests.ConnectionError("the connection was cut before the end of the file")
 
 
 def _reason(error: requests.RequestException) -> str:

@@ -19,6 +19,7 @@ class Asset:
     description: str
     sha256: str | None = None  # None: see check_file for what is checked instead
     size: int | None = None  # bytes
+    entries: int | None = None  # of a list in JSON
     member: str | None = None  # the one file of an archive that is used ...
     member_sha256: str | None = None  # ... and its hash
     sample: str | None = None  # bundled stand-in of the same format, used without a network
@@ -30,11 +31,17 @@ class Asset:
 
 GPT2_SIZES = {"124M": "gpt2", "355M": "gpt2-medium", "774M": "gpt2-large", "1558M": "gpt2-xl"}
 
-# Sizes in bytes where they are known; vocabulary and token ids are the same for all models
+# Sizes in bytes where they are known (the data: 4 for each parameter); vocabulary and token ids are
+# the same for all models
 OPENAI_FILES = {
     "checkpoint": {"124M": 77, "355M": 77},
     "hparams.json": {"124M": 90, "355M": 91, "1558M": 91},
-    "model.ckpt.data-00000-of-00001": {"124M": 497_759_232, "355M": 1_419_292_672},
+    "model.ckpt.data-00000-of-00001": {
+        "124M": 497_759_232,
+        "355M": 1_419_292_672,
+        "774M": 3_096_120_320,
+        "1558M": 6_230_444_800,
+    },
     "model.ckpt.index": {"124M": 5_215, "355M": 10_399},
     "model.ckpt.meta": {"124M": 471_155, "355M": 926_519},
 }
@@ -127,6 +134,7 @@ ASSETS = {
             urls=(
                 "https://raw.githubusercontent.com/tatsu-lab/stanford_alpaca/main/alpaca_data.json",
             ),
+            entries=52_002,
             licence="CC BY-NC 4.0",
             description="Stanford Alpaca: 52,002 instructions with responses (exercise 7.3)",
         ),
