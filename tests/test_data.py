@@ -404,7 +404,8 @@ def test_data_command_lists_every_asset(cache, capsys):
     assert cli(["data"]) == 0
     printed = capsys.readouterr().out
     for asset in ASSETS.values():
-        assert asset.name in printed and asset.urls[0] in printed
+        origin = asset.urls[0] if asset.urls else f"package {asset.packages[0].project} "
+        assert asset.name in printed and origin in printed
     assert str(cache) in printed
 
 
@@ -430,7 +431,9 @@ def test_every_asset_can_be_checked():
         is_weights = asset.name.startswith(("gpt2", "openai-"))  # they say their own length
         is_pinned = asset.sha256 or asset.member_sha256 or asset.size
         assert is_pinned or is_weights or asset.name == "alpaca-52k", asset.name  # entries are read
-        assert asset.urls and all(url.startswith("https://") for url in asset.urls)
+        assert asset.urls or asset.packages
+        assert all(url.startswith("https://") for url in asset.urls)
+        assert not asset.packages or (asset.sha256 and asset.size)
         assert asset.sample is None or (data.SAMPLES / asset.sample).is_file()
 
 

