@@ -8,9 +8,11 @@ from pathlib import Path
 
 import torch
 import torch.nn as nn
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from llms_from_scratch.data.files import atomic_write
+from llms_from_scratch.saving import load_plain_state_dict, plain_state_dict
 
 
 class LoRALayer(nn.Module):
@@ -98,9 +100,14 @@ def lora_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
     """The matrices ``A`` and ``B`` of a model alone: the adapter."""
     return {
         name: tensor
-        for name, tensor in model.state_dict().items()
+        for name, tensor in plain_state_dict(model).items()
         if name.endswith((".lora.A", ".lora.B"))
     }
+
+
+def lora_scaling(model: nn.Module) -> str:
+    """The factors ``alpha / rank`` in a model, each once, as text: "[1.0]" for instance."""
+    return str(sorted({m.scaling for m in model.modules() if isinstance(m, LoRALayer)}))
 
 
 def save_lora(model: nn.Module, path: str | Path) -> None:
@@ -109,14 +116,14 @@ def save_lora(model: nn.Module, path: str | Path) -> None:
     if not tensors:
         raise ValueError("the model has no LoRA layers: call replace_linear_with_lora first")
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary)
+        save_file(tensors, temporary, metadata={"scaling": lora_scaling(model)})
 
 
 def load_lora(model: nn.Module, path: str | Path) -> None:
     """Read an adapter into a model whose layers have been replaced in the same way.
 
     Raises ``ValueError``, before anything is changed, if a matrix is missing, superfluous or of
-    another shape, or if the model's changes are merged.
+    another shape, if ``alpha`` was another, or if the model's changes are merged.
     """
     if any(isinstance(module, LinearWithLoRA) and module.merged for module in model.modules()):
         raise ValueError("the model's LoRA layers are merged: call unmerge_lora first")
@@ -126,4 +133,8 @@ def load_lora(model: nn.Module, path: str | Path) -> None:
         needed = tuple(wanted[name].shape) if name in wanted else "no such layer"
         if given != needed:
             raise ValueError(f"{path}: {name!r} is {given}, the model wants {needed}")
-    model.load_state_dict(tensors, strict=False)
+    with safe_open(path, framework="pt") as file:
+        scaling = (file.metadata() or {}).get("scaling", lora_scaling(model))
+    if scaling != lora_scaling(model):
+        raise ValueError(f"{path}: alpha / rank is {scaling}, the model's is {lora_scaling(model)}")
+    load_plain_state_dict(model, tensors, strict=False)

@@ -3,6 +3,8 @@
 Shapes: b = batch size, num_tokens = sequence length, vocab_size = classes.
 """
 
+import contextlib
+import copy
 import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -31,6 +33,7 @@ __all__ = [
     "choose_pretrained",
     "download_and_load_gpt2",
     "evaluate_model",
+    "evaluating",
     "generate",
     "generate_and_print_sample",
     "generate_stream",
@@ -41,6 +44,7 @@ __all__ = [
     "pick_next_token",
     "plot_losses",
     "softmax_with_temperature",
+    "take_batches",
     "text_to_token_ids",
     "token_ids_to_text",
     "train_model_simple",
@@ -74,6 +78,18 @@ def calc_loss_batch(
     return nn.functional.cross_entropy(logits.flatten(0, 1), target_batch.flatten())
 
 
+def take_batches(data_loader: Iterable, num_batches: int | None = None) -> Iterator:
+    """The first ``num_batches`` batches of a loader, or all; a loop over the loader goes on.
+
+    A loader with ``persistent_workers`` has a single iterator, which each loop starts again. So
+    that measuring does not send training back to the first batch, a copy is read.
+    """
+    if getattr(data_loader, "persistent_workers", False):
+        data_loader = copy.copy(data_loader)
+        data_loader._iterator = None  # the copy makes an iterator, with workers, of its own
+    return islice(data_loader, num_batches)
+
+
 def calc_loss_loader(
     data_loader: Iterable,
     model: nn.Module,
@@ -82,13 +98,27 @@ def calc_loss_loader(
 ) -> float:
     """Mean loss over the first ``num_batches`` batches of a loader, or over all (section 5.1.3).
 
-    The result is NaN if there is no batch.
+    Each batch counts the same, as in the book, also a last one with fewer rows or targets. The
+    result is NaN if there is no batch.
     """
     losses = [
         calc_loss_batch(input_batch, target_batch, model, device).item()
-        for input_batch, target_batch in islice(data_loader, num_batches)
+        for input_batch, target_batch in take_batches(data_loader, num_batches)
     ]
     return sum(losses) / len(losses) if losses else math.nan
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients for a while; then each part's mode is what it was before."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, was_training in modes:
+            module.training = was_training
 
 
 def evaluate_model(
@@ -102,12 +132,9 @@ def evaluate_model(
 
     Leaves the model in the mode, training or evaluation, in which it was.
     """
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
+    with evaluating(model):
         train_loss = calc_loss_loader(train_loader, model, device, num_batches=eval_iter)
         val_loss = calc_loss_loader(val_loader, model, device, num_batches=eval_iter)
-    model.train(was_training)
     return train_loss, val_loss
 
 
@@ -115,15 +142,13 @@ def generate_and_print_sample(
     model: nn.Module, tokenizer, device: torch.device | str, start_context: str
 ) -> None:
     """Print 50 greedily chosen tokens on one line, to see what the model has learned so far."""
-    was_training = model.training
-    model.eval()
     context_size = model.pos_emb.weight.shape[0]
     encoded = text_to_token_ids(start_context, tokenizer).to(device)
-    token_ids = generate_text_simple(
-        model=model, idx=encoded, max_new_tokens=50, context_size=context_size
-    )
+    with evaluating(model):
+        token_ids = generate_text_simple(
+            model=model, idx=encoded, max_new_tokens=50, context_size=context_size
+        )
     print(token_ids_to_text(token_ids, tokenizer).replace("\n", " "))
-    model.train(was_training)
 
 
 def train_model_simple(

@@ -3,15 +3,13 @@
 Shapes: b = batch size, num_tokens = length of the padded messages, num_classes = 2.
 """
 
-import contextlib
 import csv
 import hashlib
 import io
 import json
 import math
 import warnings
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -23,10 +21,18 @@ from torch.utils.data import Dataset
 from llms_from_scratch.ch04 import GPTModel
 from llms_from_scratch.ch05 import calc_loss_batch as calc_token_loss_batch
 from llms_from_scratch.ch05 import calc_loss_loader as calc_token_loss_loader
+from llms_from_scratch.ch05 import evaluating, take_batches
 from llms_from_scratch.data import SAMPLES, check_file, find_asset, resolve
 from llms_from_scratch.data.archive import read_zip_member
 from llms_from_scratch.data.files import atomic_write, sha256_of
 from llms_from_scratch.data.http import download
+from llms_from_scratch.saving import (
+    describe_model,
+    merged_state_dict,
+    new_model,
+    plain_value,
+    read_settings,
+)
 
 LABELS = {"ham": 0, "spam": 1}  # ham is what is not spam
 ASSET = find_asset("sms-spam")
@@ -199,9 +205,12 @@ def pad_or_cut(token_ids: list[int], max_length: int, pad_token_id: int) -> list
 
 
 def replace_output_head(model: nn.Module, num_classes: int = 2) -> None:
-    """Put a new, random output layer for the classes in place of the vocabulary's (section 6.5)."""
+    """Put a new, random output layer for the classes in place of the vocabulary's (section 6.5).
+
+    It is on the old one's device and has its precision.
+    """
     old = model.out_head
-    model.out_head = nn.Linear(old.in_features, num_classes).to(old.weight.device)
+    model.out_head = nn.Linear(old.in_features, num_classes).to(old.weight)
 
 
 def set_trainable_layers(model: nn.Module, which: str = "last_block") -> None:
@@ -220,18 +229,6 @@ def set_trainable_layers(model: nn.Module, which: str = "last_block") -> None:
         model.trf_blocks[-blocks[which] :].requires_grad_(True)
 
 
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients for a while; then the mode is what it was before."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)
-
-
 def calc_accuracy_loader(
     data_loader: Iterable,
     model: nn.Module,
@@ -244,7 +241,7 @@ def calc_accuracy_loader(
     """
     num_correct, num_examples = 0, 0
     with evaluating(model):
-        for input_batch, target_batch in islice(data_loader, num_batches):
+        for input_batch, target_batch in take_batches(data_loader, num_batches):
             logits = model(input_batch.to(device))[:, -1, :]  # (b, num_classes)
             predicted = logits.argmax(dim=-1)  # (b,)
             num_correct += (predicted == target_batch.to(device)).sum().item()
@@ -431,32 +428,43 @@ def save_classifier(
 ) -> None:
     """Write ``review_classifier.safetensors`` and, beside it, what it is as JSON.
 
-    ``about`` may say more, for example which data the classifier was trained on.
+    ``about`` may say more, for example which data the classifier was trained on. LoRA layers must
+    be merged (``merge_lora``). Raises ``ValueError``, before anything is written, for what
+    ``load_classifier`` could not read.
     """
     folder = Path(folder)
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: t.contiguous().clone() for name, t in merged_state_dict(model).items()}
+    num_classes = len(tensors["out_head.weight"])
+    settings = {
+        **about,
+        "config": config,
+        "num_classes": num_classes,
+        "max_length": max_length,
+        **describe_model(tensors, config, num_classes),
+    }
+    settings = plain_value(settings, "settings", for_json=True)
+    folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "review_classifier.safetensors") as temporary:
         save_file(tensors, temporary)
-    settings = {
-        "config": config,
-        "num_classes": model.out_head.out_features,
-        "max_length": max_length,
-        **about,
-    }
     with atomic_write(folder / "review_classifier.json") as temporary:
         temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def load_classifier(folder: str | Path) -> tuple[GPTModel, dict]:
-    """The model that ``save_classifier`` wrote, in evaluation mode, and its settings."""
+    """The model that ``save_classifier`` wrote, in evaluation mode, and its settings.
+
+    Raises ``FileNotFoundError`` if there is none, and ``ValueError`` if the settings are damaged.
+    """
     folder = Path(folder)
     for name in ("review_classifier.json", "review_classifier.safetensors"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"there is no {name} in {folder}: train a classifier first")
-    settings = json.loads((folder / "review_classifier.json").read_text(encoding="utf-8"))
-    model = GPTModel(settings["config"])
+    keys = ("config", "num_classes", "max_length")
+    settings = read_settings(folder / "review_classifier.json", keys)
+    tensors = load_file(folder / "review_classifier.safetensors")
+    model = new_model(settings)
     replace_output_head(model, settings["num_classes"])
-    model.load_state_dict(load_file(folder / "review_classifier.safetensors"))
+    model.load_state_dict(tensors, assign=True)  # in the precision in which they were saved
     return model.eval(), settings
 
 

@@ -6,7 +6,6 @@ Shapes: b = batch size, num_tokens = length of the longest row of a batch.
 
 import json
 import math
-import re
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from llms_from_scratch.batch_generation import generate_greedy_batch
-from llms_from_scratch.ch06 import evaluating
+from llms_from_scratch.ch05 import evaluating, take_batches
 from llms_from_scratch.data import ASSETS, find_asset, resolve
 from llms_from_scratch.data.files import atomic_write
 from llms_from_scratch.data.http import download
@@ -37,6 +36,13 @@ from llms_from_scratch.judge import (
     rouge_l,
     score_verifiable,
     token_f1,
+)
+from llms_from_scratch.saving import (
+    describe_model,
+    merged_state_dict,
+    new_model,
+    plain_value,
+    read_settings,
 )
 from llms_from_scratch.weights.pretrained import load_pretrained
 
@@ -381,7 +387,7 @@ def custom_collate_with_masking_fn(
         [item for _, item in kept], pad_token_id, ignore_index, allowed_max_length, device
     )
     for row, (prompt_length, _) in zip(targets, kept, strict=True):
-        row[: prompt_length - 1] = ignore_index  # targets are one token ahead of inputs
+        row[: max(prompt_length - 1, 0)] = ignore_index  # targets are one token ahead of inputs
     return inputs, targets
 
 
@@ -400,7 +406,7 @@ def calc_mean_token_loss(
     """
     total, num_targets = 0.0, 0
     with evaluating(model):
-        for input_batch, target_batch in data_loader:
+        for input_batch, target_batch in take_batches(data_loader):
             targets = target_batch.to(device).flatten()
             logits = model(input_batch.to(device)).flatten(0, 1)  # (b * num_tokens, vocab_size)
             total += nn.functional.cross_entropy(
@@ -549,13 +555,15 @@ def generate_model_scores(
 # --- Saving
 
 
-def merged_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The weights of a model under their usual names, also if its LoRA layers are merged."""
-    return {
-        re.sub(r"\.linear\.(weight|bias)$", r".\1", name): tensor.cpu()
-        for name, tensor in model.state_dict().items()
-        if ".lora." not in name
-    }
+# Files that ``load_pretrained`` looks for before ``model.pth`` and ``settings.json``
+OTHER_MODEL_FILES = ("model.safetensors", "model.ckpt.index", "config.json", "hparams.json")
+
+
+def check_folder(folder: str | Path) -> None:
+    """Raise ``ValueError`` if a folder holds a model that would be read in place of ours."""
+    for name in OTHER_MODEL_FILES:
+        if (Path(folder) / name).exists():
+            raise ValueError(f"{folder} holds another model ({name}): choose another folder")
 
 
 def save_finetuned(
@@ -564,14 +572,19 @@ def save_finetuned(
     """Write ``model.pth`` and, beside it, ``settings.json``: what it is and how to prompt it.
 
     ``about`` may say more, for example which data the model was trained on. LoRA layers must be
-    merged (``merge_lora``).
+    merged (``merge_lora``). Raises ``ValueError``, before anything is written, for what could not
+    be read again, and for a folder with another model, which would be read in its place.
     """
     find_prompt_style(prompt_style)
     folder = Path(folder)
+    check_folder(folder)
+    tensors = merged_state_dict(model)
+    settings = {**about, "config": config, "prompt_style": prompt_style}
+    settings |= describe_model(tensors, config)
+    settings = plain_value(settings, "settings", for_json=True)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "model.pth") as temporary:
-        torch.save(merged_state_dict(model), temporary)
-    settings = {"config": config, "prompt_style": prompt_style, **about}
+        torch.save(tensors, temporary)
     with atomic_write(folder / "settings.json") as temporary:
         temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
@@ -580,11 +593,13 @@ def load_finetuned(path: str | Path) -> tuple[nn.Module, dict]:
     """A model in evaluation mode, and its settings, from what ``save_finetuned`` wrote.
 
     ``path`` is the folder or the file in it. ``settings["prompt_style"]`` is ``None`` for a model
-    that was not finetuned on instructions; see ``load_pretrained`` for the formats.
+    that was not finetuned on instructions; see ``load_pretrained`` for the formats and errors.
+    Raises ``ValueError`` too if the settings are damaged.
     """
-    loaded = load_pretrained(path)
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    settings = {"config": loaded.config, "prompt_style": None}
-    if (folder / "settings.json").is_file():
-        settings |= json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-    return loaded.model, settings
+    settings = {"prompt_style": None}
+    if Path(path).exists() and (folder / "settings.json").is_file():  # not so for "gpt2-tiny"
+        is_described = any((folder / name).exists() for name in OTHER_MODEL_FILES)
+        settings |= read_settings(folder / "settings.json", () if is_described else ("config",))
+    loaded = load_pretrained(path, lambda config: new_model(settings, config))
+    return loaded.model, {"config": loaded.config} | settings

@@ -2,8 +2,10 @@
 
 One file holds the model, the optimizer, the learning-rate schedule, the position in the data and
 the state of every random number generator, together with what they belong to: the configuration,
-the vocabulary and a format version. It is written to a temporary name and renamed, so the newest
-checkpoint is always whole, also after a crash in the middle of saving.
+the vocabulary, the kind of data and a format version. The model's tensors have plain names: it
+does not matter whether it was compiled or trained by several processes. The file is written to a
+temporary name and renamed, so the newest checkpoint is always whole, also after a crash in the
+middle of saving.
 """
 
 import hashlib
@@ -15,6 +17,13 @@ import numpy as np
 import torch
 
 from llms_from_scratch.data.files import atomic_write
+from llms_from_scratch.saving import (
+    load_plain_state_dict,
+    lora_layers,
+    plain_state_dict,
+    plain_value,
+    same_value,
+)
 
 FORMAT = "llms_from_scratch checkpoint"
 VERSION = 1
@@ -33,28 +42,58 @@ def save_checkpoint(
     config: dict,
     vocabulary: dict | None = None,
     progress: dict | None = None,
+    data: dict | None = None,
 ) -> None:
     """Write all that training needs to go on exactly; ``path`` is replaced in one step.
 
-    ``progress`` is the caller's own dictionary of numbers, lists and tensors (step, losses, ...).
+    ``progress`` is the caller's own dictionary of numbers, lists and tensors (step, losses, ...),
+    and ``data`` describes what the position in the data depends on, the batch size say. Raises
+    ``ValueError``, before anything is written, for what ``load_checkpoint`` could not read.
     """
     path = Path(path)
-    content = {
-        "format": FORMAT,
-        "version": VERSION,
-        "config": config,
-        "vocabulary": vocabulary,
-        "model": model.state_dict(),
-        "optimizer_class": type(optimizer).__name__,
-        "optimizer": optimizer.state_dict(),
-        "scheduler": scheduler.state_dict() if scheduler else None,
-        "progress": progress or {},
-        "rng": get_rng_state(),
-    }
+    content = checkpoint_content(
+        model,
+        optimizer,
+        scheduler,
+        config=config,
+        vocabulary=vocabulary,
+        progress=progress,
+        data=data,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
     for stray in path.parent.glob(f".{path.name}.*.tmp"):
         stray.unlink(missing_ok=True)  # left by a process that was killed while it saved
     with atomic_write(path) as temporary:
         torch.save(content, temporary)
+
+
+def checkpoint_content(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler=None,
+    *,
+    config: dict,
+    vocabulary: dict | None = None,
+    progress: dict | None = None,
+    data: dict | None = None,
+) -> dict:
+    """What ``save_checkpoint`` writes. Its tensors are those of the model, not copies."""
+    if merged := lora_layers(model, merged=True):
+        raise ValueError(f"the LoRA layer {merged[0]!r} is merged: call unmerge_lora to train on")
+    content = {
+        "config": config,
+        "vocabulary": vocabulary,
+        "data": data,
+        "model": plain_state_dict(model),
+        "optimizer_class": type(optimizer).__name__,
+        "optimizer": optimizer.state_dict(),
+        "scheduler_class": type(scheduler).__name__ if scheduler else None,
+        "scheduler": scheduler.state_dict() if scheduler else None,
+        "progress": progress or {},
+        "rng": get_rng_state(),
+    }
+    plain = {name: plain_value(value, name) for name, value in content.items()}
+    return {"format": FORMAT, "version": VERSION, **plain}
 
 
 def load_checkpoint(
@@ -65,27 +104,30 @@ def load_checkpoint(
     *,
     config: dict | None = None,
     vocabulary: dict | None = None,
+    data: dict | None = None,
 ) -> dict:
     """Restore what ``save_checkpoint`` saved, and return ``progress``.
 
     With an optimizer, the random number generators are restored too; without one, only the model.
     Raises ``CheckpointError`` before anything is changed if the file is damaged or has another
-    format version, or if configuration, vocabulary, optimizer or tensors do not fit.
+    format version, or if configuration, vocabulary, data, optimizer, scheduler or tensors do not
+    fit.
     """
     content = read_checkpoint(path)
-    for name, wanted in (("config", config), ("vocabulary", vocabulary)):
-        if wanted is not None and content[name] != wanted:
+    for name, wanted in (("config", config), ("vocabulary", vocabulary), ("data", data)):
+        if wanted is None or (name == "data" and content.get("data") is None):  # an older file
+            continue
+        wanted = plain_value(wanted, name)
+        if not same_value(content[name], wanted):
             raise CheckpointError(f"{path}: {name} differs: {_difference(content[name], wanted)}")
-    _check_tensors(path, content["model"], model.state_dict())
+    if merged := lora_layers(model, merged=True):
+        raise CheckpointError(f"the LoRA layer {merged[0]!r} is merged: call unmerge_lora first")
+    _check_tensors(path, content["model"], plain_state_dict(model))
     if optimizer is not None:
         _check_optimizer(path, content, optimizer)
-        if (scheduler is None) != (content["scheduler"] is None):
-            raise CheckpointError(
-                f"{path}: saved {'with' if scheduler is None else 'without'} "
-                "a learning-rate scheduler, unlike this run"
-            )
+        _check_scheduler(path, content, scheduler)
 
-    model.load_state_dict(content["model"])
+    load_plain_state_dict(model, content["model"])
     if optimizer is not None:
         optimizer.load_state_dict(content["optimizer"])
         if scheduler is not None:
@@ -128,6 +170,7 @@ def get_rng_state() -> dict:
         "numpy": (name, keys.tolist(), position, has_gauss, gauss),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
     }
 
 
@@ -140,6 +183,8 @@ def set_rng_state(state: dict) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
         torch.cuda.set_rng_state_all(state["cuda"])
+    if state.get("mps") is not None and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"])
 
 
 def describe_vocabulary(tokenizer) -> dict:
@@ -178,8 +223,21 @@ def _check_optimizer(path: str | Path, content: dict, optimizer: torch.optim.Opt
         raise CheckpointError(f"{path}: the optimizer has {saved} parameters, this one {wanted}")
 
 
+def _check_scheduler(path: str | Path, content: dict, scheduler) -> None:
+    if (scheduler is None) != (content["scheduler"] is None):
+        raise CheckpointError(
+            f"{path}: saved {'with' if scheduler is None else 'without'} "
+            "a learning-rate scheduler, unlike this run"
+        )
+    name = type(scheduler).__name__
+    if scheduler is not None and content.get("scheduler_class", name) != name:
+        raise CheckpointError(
+            f"{path}: saved with the scheduler {content['scheduler_class']}, this is {name}"
+        )
+
+
 def _difference(saved, wanted) -> str:
     if not isinstance(saved, dict) or not isinstance(wanted, dict):
         return f"saved {saved!r}, wanted {wanted!r}"
-    keys = [k for k in {**saved, **wanted} if saved.get(k) != wanted.get(k)]
+    keys = [k for k in {**saved, **wanted} if not same_value(saved.get(k), wanted.get(k))]
     return ", ".join(f"{k} saved {saved.get(k)!r}, wanted {wanted.get(k)!r}" for k in keys)

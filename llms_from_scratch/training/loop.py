@@ -21,6 +21,7 @@ from tqdm import tqdm
 from llms_from_scratch.ch05 import calc_loss_batch, evaluate_model
 from llms_from_scratch.data.files import atomic_write
 from llms_from_scratch.training.checkpoint import (
+    checkpoint_content,
     get_rng_state,
     load_checkpoint,
     save_checkpoint,
@@ -50,8 +51,14 @@ class Trainer:
     The length is given as ``num_epochs`` or as ``max_steps``, a number of updates.
     ``accumulate`` batches make one update: the same gradient as one batch of that many times the
     size, for less memory. ``config`` and ``vocabulary`` go into the checkpoint and are compared
-    when training is resumed. ``on_step`` is called with the number of updates so far, and
-    ``on_epoch_end`` without arguments, for samples say.
+    when training is resumed, and so are the numbers of examples, of batches and of rows in each.
+    ``on_step`` is called with the number of updates so far, and ``on_epoch_end`` without arguments,
+    for samples say.
+
+    As in ``train_model_simple``, an evaluation draws from the same random numbers as training (it
+    shuffles a loader too), so runs with another ``eval_freq`` see the data in another order.
+
+    Raises ``ValueError`` for numbers that make no sense, and for what no checkpoint can hold.
     """
 
     def __init__(
@@ -78,13 +85,19 @@ class Trainer:
         on_step: Callable[[int], None] | None = None,
         on_epoch_end: Callable[[], None] | None = None,
     ):
+        if num_epochs is None and max_steps is None:
+            raise ValueError("how long to train? give num_epochs or max_steps")
         for name, value in (
-            ("num_epochs", num_epochs or max_steps or 0),
+            ("num_epochs", num_epochs),
+            ("max_steps", max_steps),
             ("eval_freq", eval_freq),
             ("accumulate", accumulate),
+            ("checkpoint_freq", checkpoint_freq),
         ):
-            if value < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if max_grad_norm is not None and not max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm must be above 0, got {max_grad_norm}")
         if len(train_loader) == 0:
             raise ValueError(
                 "the training data do not fill a single batch: use a longer text, a smaller batch "
@@ -102,6 +115,8 @@ class Trainer:
         self.on_step, self.on_epoch_end = on_step, on_epoch_end
         self.max_steps = max_steps or num_epochs * math.ceil(len(train_loader) / accumulate)
         self.progress = Progress()
+        if self.checkpoint_path:  # what cannot be saved must not be noticed after hours
+            checkpoint_content(self.model, self.optimizer, self.scheduler, **self._belongings())
 
     def save(self) -> None:
         """Write a checkpoint from which ``resume`` continues exactly."""
@@ -111,9 +126,8 @@ class Trainer:
                 self.model,
                 self.optimizer,
                 self.scheduler,
-                config=self.config,
-                vocabulary=self.vocabulary,
                 progress=asdict(self.progress),
+                **self._belongings(),
             )
 
     def resume(self) -> None:
@@ -123,17 +137,28 @@ class Trainer:
             self.model,
             self.optimizer,
             self.scheduler,
-            config=self.config,
-            vocabulary=self.vocabulary,
+            **self._belongings(),
         )
         self.progress = Progress(**progress)
         self._cut_log()
+
+    def _belongings(self) -> dict:
+        """What a checkpoint belongs to; with other data its position would mean something else."""
+        dataset = getattr(self.train_loader, "dataset", None)
+        data = {
+            "examples": len(dataset) if hasattr(dataset, "__len__") else None,
+            "batches": len(self.train_loader),
+            "batch_size": getattr(self.train_loader, "batch_size", None),
+            "accumulate": self.accumulate,
+        }
+        return {"config": self.config, "vocabulary": self.vocabulary, "data": data}
 
     def run(self) -> int | None:
         """Train to the end; return ``None``, or the number of the signal that stopped the run.
 
         SIGINT (Ctrl-C) and SIGTERM end it after the update that is under way, with a checkpoint.
-        Raises ``FloatingPointError`` if the loss is no longer finite, before it harms the weights.
+        Raises ``FloatingPointError`` if the loss or its gradient is no longer finite, before it
+        harms the weights, and ``ValueError`` for an update without any target.
         """
         with _delayed_signals() as received, self._progress_bar() as bar:
             while self.progress.step < self.max_steps:
@@ -172,35 +197,45 @@ class Trainer:
             iterator = iter(self.train_loader)
         else:
             now = get_rng_state()
-            set_rng_state(progress.epoch_rng)
-            iterator = iter(self.train_loader)
-            for _ in range(progress.batch):
-                next(iterator)
-            set_rng_state(now)
+            try:
+                set_rng_state(progress.epoch_rng)
+                iterator = iter(self.train_loader)
+                for _ in islice(iterator, progress.batch):
+                    pass
+            finally:
+                set_rng_state(now)
         while batches := list(islice(iterator, self.accumulate)):
             progress.batch += len(batches)
             yield batches
+        if progress.batch != len(self.train_loader):
+            raise ValueError(
+                f"the training data have {len(self.train_loader)} batches an epoch by their own "
+                f"account, but {progress.batch} were used"
+            )
 
     def _update(self, batches: list) -> float:
         """One update of the weights; returns the mean loss over all targets of the batches."""
         self.optimizer.zero_grad()
         counts = [int((targets >= 0).sum()) for _, targets in batches]  # not the ignored -100
+        if not sum(counts):
+            raise ValueError(
+                f"step {self.progress.step}: all targets of its batches are ignored, so there is "
+                "nothing to learn: leave such examples out"
+            )
         mean_loss = 0.0
         for (input_batch, target_batch), count in zip(batches, counts, strict=True):
-            if count == 0 < sum(counts):
+            if count == 0:
                 continue  # nothing to learn: its mean loss would be 0 / 0
             with self._autocast():
                 loss = calc_loss_batch(input_batch, target_batch, self.model, self.device)
-            loss = loss * (count / max(sum(counts), 1))
+            loss = loss * (count / sum(counts))
             mean_loss += loss.item()
-            if not math.isfinite(mean_loss):
-                raise FloatingPointError(
-                    f"the loss became {mean_loss} at step {self.progress.step}: try a lower "
-                    "learning rate, gradient clipping, or float32"
-                )
+            self._check_finite("loss", mean_loss)
             loss.backward()
-        if self.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.model.parameters(), self.max_grad_norm or math.inf
+        )
+        self._check_finite("norm of the gradient", norm.item())
         self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()
@@ -208,6 +243,13 @@ class Trainer:
         self.progress.step += 1
         self.progress.step_losses.append(mean_loss)
         return mean_loss
+
+    def _check_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"the {what} became {value} at step {self.progress.step}: try a lower learning "
+                "rate, gradient clipping, or float32"
+            )
 
     def _report(self, bar: tqdm, loss: float) -> None:
         """Show the loss, write it to the log, and evaluate when it is time to."""
@@ -266,7 +308,8 @@ def _delayed_signals() -> Iterator[list[int]]:
 
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, remember)
+            if signal.getsignal(number) is not None:  # else Python could not put it back
+                previous[number] = signal.signal(number, remember)
     except ValueError:  # not in the main thread: signals are not ours to handle
         pass
     try:
