@@ -59,20 +59,22 @@ def train_model(
 ) -> tuple[list[float], list[float], list[int], list[float]]:
     """``train_model_simple`` of chapter 5 with a schedule and clipped gradients (section D.4).
 
-    The peak learning rate is the optimizer's own. After the warmup, gradients are scaled down so
-    that their norm is at most ``max_norm`` (``None``: never). Returns the training losses, the
-    validation losses, the tokens seen at each of them, and the learning rate of every update.
-    Raises ``ValueError`` if there is nothing to train on.
+    The peak learning rate is the optimizer's own; if its parameter groups have several, their
+    rates rise and fall in proportion. After the warmup, gradients are scaled down so that their
+    norm is at most ``max_norm`` (``None``: never). Returns the training losses, the validation
+    losses, the tokens seen at each of them, and the first group's learning rate at every update.
+    Raises ``ValueError`` if there is nothing to train on, or the first group's rate is 0.
     """
     total_steps = len(train_loader) * n_epochs
-    if total_steps < 1 or warmup_steps < 0:
+    peak_lr = optimizer.param_groups[0]["lr"]
+    if total_steps < 1 or warmup_steps < 0 or peak_lr <= 0:
         raise ValueError(
-            f"at least one update and no negative warmup are needed, got {len(train_loader)} "
-            f"batches, {n_epochs=}, {warmup_steps=}"
+            "at least one update and no negative warmup are needed, and a rate above 0, got "
+            f"{len(train_loader)} batches, {n_epochs=}, {warmup_steps=}, {peak_lr=}"
         )
+    shares = [param_group["lr"] / peak_lr for param_group in optimizer.param_groups]
     train_losses, val_losses, track_tokens_seen, track_lrs = [], [], [], []
     tokens_seen, global_step = 0, -1
-    peak_lr = optimizer.param_groups[0]["lr"]
 
     for epoch in range(n_epochs):
         model.train()
@@ -81,8 +83,8 @@ def train_model(
             global_step += 1
 
             lr = learning_rate(global_step, total_steps, warmup_steps, initial_lr, peak_lr, min_lr)
-            for param_group in optimizer.param_groups:
-                param_group["lr"] = lr
+            for param_group, share in zip(optimizer.param_groups, shares, strict=True):
+                param_group["lr"] = lr * share
             track_lrs.append(lr)
 
             loss = calc_loss_batch(input_batch, target_batch, model, device)

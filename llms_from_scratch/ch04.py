@@ -227,10 +227,11 @@ class TransformerBlockFast(TransformerBlock):
 
 
 class GPTModelFast(GPTModel):
-    """``GPTModel`` on fused kernels: the same function of the same seed, computed faster.
+    """``GPTModel`` on fused kernels: the same function of the same weights, computed faster.
 
     The joint query-key-value projection has its own names (``att.qkv``, ``att.proj``), and no mask
-    is stored.
+    is stored. The same seed gives the same weights if there are no biases in that projection;
+    with ``qkv_bias=True`` they are drawn in another order.
     """
 
     def __init__(self, cfg: dict):

@@ -110,12 +110,13 @@ def training_memory(model: nn.Module, run: Callable[[], object]) -> dict[str, in
     >>> sizes["weights"], sizes["AdamW"], sizes["activations"]  # 1000, 2000 and 500 floats
     (4000, 8000, 2000)
     """
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    weights = [(p.numel() * p.element_size(), p.requires_grad) for p in model.parameters()]
+    trainable = sum(size for size, requires_grad in weights if requires_grad)
     return {
-        "weights": weights,
+        "weights": sum(size for size, _ in weights),
         "buffers": sum(b.numel() * b.element_size() for b in model.buffers()),
-        "gradients": weights,
-        "AdamW": 2 * weights,  # running means of the gradients and of their squares
+        "gradients": trainable,  # frozen weights have none
+        "AdamW": 2 * trainable,  # running means of the gradients and of their squares
         "activations": bytes_kept_for_backward(model, run),
     }
 

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -87,9 +87,10 @@ def launch(function: Callable, world_size: int, *args) -> None:
     since new processes import the script again. If one process fails, the others are stopped and
     ``RankFailed`` is raised, within seconds.
     """
-    os.environ.setdefault("MASTER_PORT", str(free_port()))  # so that two jobs do not collide
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # or each process would want all the cores
-    context = mp.spawn(function, args=(world_size, *args), nprocs=world_size, join=False)
+    # A port of our own, so that two jobs do not collide; one thread, or each process would want
+    # all the cores
+    with _environment_of_children(MASTER_PORT=str(free_port()), OMP_NUM_THREADS="1"):
+        context = mp.spawn(function, args=(world_size, *args), nprocs=world_size, join=False)
     try:
         while not context.join(grace_period=GRACE_PERIOD):
             pass
@@ -102,6 +103,18 @@ def launch(function: Callable, world_size: int, *args) -> None:
     finally:
         for process in context.processes:
             process.kill()  # nothing happens to those that have ended
+
+
+@contextlib.contextmanager
+def _environment_of_children(**defaults: str) -> Iterator[None]:
+    """Give variables to the processes that start meanwhile, if they have no value yet."""
+    added = {name: value for name, value in defaults.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 def training_options(description: str) -> argparse.ArgumentParser:
