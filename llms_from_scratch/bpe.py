@@ -158,8 +158,10 @@ def encode_chunk(
     """Merge within one chunk: always the pair of the lowest rank, and the leftmost of equal ones.
 
     ``rank_of`` and ``id_of`` map a pair to its place in the list of merges, and to the token that
-    it makes. Short chunks are searched again after each merge; long ones (a line of dashes, a word
-    in a language without spaces) use a heap, so that time grows with n log n, not n squared.
+    it makes. One pair is merged at a time: if two merges make the same token, a late one can open
+    the way for an earlier one, which then comes first. Short chunks are searched again after each
+    merge; long ones (a line of dashes, a word in a language without spaces) use a heap, so that
+    time grows with n log n, not n squared.
     """
     if len(ids) >= LONG_CHUNK:
         return _encode_long_chunk(ids, rank_of, id_of)
@@ -170,8 +172,7 @@ def encode_chunk(
         if best == last:
             break
         i = ranks.index(best)
-        pair = (ids[i], ids[i + 1])
-        ids = merge_pair(ids, pair, id_of[pair])
+        ids = [*ids[:i], id_of[ids[i], ids[i + 1]], *ids[i + 2 :]]
     return ids
 
 
@@ -199,13 +200,16 @@ def _encode_long_chunk(ids, rank_of, id_of) -> list[int]:
     return [token for token in ids if token >= 0]
 
 
+def has_surrogates(text: str) -> bool:
+    """Whether a text has halves of surrogate pairs, which UTF-8 cannot write."""
+    return re.search("[\ud800-\udfff]", text) is not None
+
+
 def replace_surrogates(text: str) -> str:
     """Halves of surrogate pairs, which UTF-8 cannot write, become U+FFFD, as in tiktoken."""
-    try:
-        text.encode("utf-8")
+    if not has_surrogates(text):
         return text
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 class BPETokenizer:
@@ -227,12 +231,11 @@ class BPETokenizer:
 
         (A pair whose bytes are a token already makes that one.) ``byte_order`` has the byte of each
         of the first 256 ids, and ``pattern`` cuts text into chunks. Raises ``ValueError`` for a
-        merge of tokens that do not exist yet, or a special token whose id is taken.
+        merge of tokens that do not exist yet, a special token whose id is taken or that no text can
+        have, and a pattern that is no regular expression.
         """
-        import regex  # knows \p{L} and possessive quantifiers; tiktoken depends on it
-
         self.pattern = pattern
-        self._split = regex.compile(pattern).findall
+        self._split = _compile(pattern).findall
         self.byte_order = list(byte_order)
         if sorted(self.byte_order) != list(range(256)):
             raise ValueError("byte_order must have each of the 256 bytes once")
@@ -246,10 +249,12 @@ class BPETokenizer:
             self._id_of[pair] = tokens.join(pair)
         self._rank_of = {pair: rank for rank, pair in enumerate(self.merges)}
         self.vocab = dict(enumerate(tokens.bytes_of))
-        self.special_tokens = dict(special_tokens or {})
+        self.special_tokens = {t: int(token_id) for t, token_id in (special_tokens or {}).items()}
         for token, token_id in self.special_tokens.items():
-            if token_id in self.vocab:
-                raise ValueError(f"special token {token!r}: id {token_id} is taken")
+            if token_id in self.vocab or token_id < 0:
+                raise ValueError(f"special token {token!r}: id {token_id} is taken or negative")
+            if not token or has_surrogates(token):
+                raise ValueError(f"no UTF-8 text can have the special token {token!r}")
             self.vocab[token_id] = token.encode("utf-8")
         self._cache: dict[str, list[int]] = {}  # ids of the chunks met so far
 
@@ -269,7 +274,7 @@ class BPETokenizer:
         Special tokens get the last ids, and in the text they are borders. Raises ``ValueError`` if
         256 bytes and the special tokens do not fit.
         """
-        special_tokens = list(special_tokens)
+        special_tokens = list(dict.fromkeys(special_tokens))
         if vocab_size < 256 + len(special_tokens):
             need = 256 + len(special_tokens)
             raise ValueError(
@@ -288,7 +293,9 @@ class BPETokenizer:
         Raises ``ValueError`` for a line that is not a pair of known symbols.
         """
         lines = Path(bpe_merges_path).read_text(encoding="utf-8").split("\n")
-        lines = [line for line in lines if line and not line.startswith("#version")]
+        if lines[0].startswith("#version"):
+            lines = lines[1:]
+        lines = [line for line in lines if line]
         for number, line in enumerate(lines, start=1):
             if len(line.split(" ")) != 2:
                 raise ValueError(f"{bpe_merges_path}: merge {number} is not a pair: {line!r}")
@@ -340,21 +347,20 @@ class BPETokenizer:
 
         ``allowed_special`` has those that are, or is "all". One that is not is a ``ValueError``,
         since it may come from a user who means to fool the model; ``encode_ordinary`` takes it as
-        plain text.
+        plain text. Of several that begin at one place, the longest is meant.
         """
         allowed = set(self.special_tokens if allowed_special == "all" else allowed_special)
         if unknown := allowed - set(self.special_tokens):
             raise ValueError(f"not special tokens of this tokenizer: {sorted(unknown)}")
-        for token in self.special_tokens:
-            if token in text and token not in allowed:
-                raise ValueError(
-                    f"the text has the special token {token!r}: allow it with "
-                    "allowed_special, or use encode_ordinary to treat it as plain text"
-                )
         ids: list[int] = []
-        for part in _split_at(text, allowed):
+        for part in _split_at(text, self.special_tokens):
             if part in allowed:
                 ids.append(self.special_tokens[part])
+            elif part in self.special_tokens:
+                raise ValueError(
+                    f"the text has the special token {part!r}: allow it with "
+                    "allowed_special, or use encode_ordinary to treat it as plain text"
+                )
             else:
                 ids += self.encode_ordinary(part)
         return ids
@@ -387,13 +393,13 @@ class BPETokenizer:
     @classmethod
     def load(cls, path: str | Path) -> "BPETokenizer":
         """Read what ``save`` wrote. Raises ``ValueError`` if the file is something else."""
+        content = _read_json(path, dict, "BPETokenizer.save")
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            if content.pop("format") != "llms-from-scratch BPE 1":
-                raise KeyError("format")
+            if content["format"] != "llms-from-scratch BPE 1":
+                raise ValueError(f"its format is {content['format']!r:.60}")
             merges, specials = content["merges"], content["special_tokens"]
             return cls(merges, specials, content["pattern"], content["byte_order"])
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        except NOT_OURS as error:
             raise ValueError(f"{path} was not written by BPETokenizer.save ({error!r})") from error
 
     def to_tiktoken(self, name: str = "from-scratch") -> tiktoken.Encoding:
@@ -469,6 +475,30 @@ class BPETokenizer:
         return json.dumps(content, ensure_ascii=False)
 
 
+# What goes wrong in JSON of another kind; OverflowError is for an Infinity in place of an id
+NOT_OURS = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError)
+
+
+def _read_json(path: str | Path, kind: type, writer: str):
+    """The dictionary or list in a file; ``ValueError`` if there is something else."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} was not written by {writer} ({error!r:.200})") from error
+    if not isinstance(content, kind):
+        raise ValueError(f"{path} was not written by {writer} (it holds {content!r:.60})")
+    return content
+
+
+def _compile(pattern: str):
+    import regex  # knows \p{L} and possessive quantifiers; tiktoken depends on it
+
+    try:
+        return regex.compile(pattern)
+    except regex.error as error:
+        raise ValueError(f"the pattern {pattern!r} is no regular expression: {error}") from error
+
+
 def _for_oniguruma(pattern: str) -> str:
     """The pattern for the regular expressions of ``tokenizers``.
 
@@ -498,8 +528,8 @@ class BPETokenizerSimple:
     """The book's tokenizer: trained on characters, or with GPT-2's tables.
 
     Attributes: ``vocab`` (id to string), ``inverse_vocab`` (string to id), ``bpe_merges`` (pair of
-    ids to id; trained), ``bpe_ranks`` (pair of strings to rank; loaded). A space in front of a word
-    is written as "Ġ" at its beginning.
+    ids to id; trained), ``bpe_ranks`` (pair of strings to rank; loaded from OpenAI's files),
+    ``special_tokens`` (strings). A space in front of a word is written as "Ġ" at its beginning.
     """
 
     def __init__(self):
@@ -507,6 +537,7 @@ class BPETokenizerSimple:
         self.inverse_vocab: dict[str, int] = {}
         self.bpe_merges: dict[Pair, int] = {}
         self.bpe_ranks: dict[tuple[str, str], int] = {}
+        self.special_tokens: set[str] = set()
         self._gpt2: BPETokenizer | None = None
 
     @staticmethod
@@ -518,6 +549,8 @@ class BPETokenizerSimple:
         """
         if SPACE in text:
             raise ValueError(f"the text has the character {SPACE!r}, which stands for a space here")
+        if has_surrogates(text):
+            raise ValueError("the text has half of a surrogate pair, which no UTF-8 file can hold")
         return [word.replace(" ", SPACE) for word in re.findall(r"[\r\n]| ?[^ \r\n]+| ", text)]
 
     @staticmethod
@@ -547,19 +580,24 @@ class BPETokenizerSimple:
         """Learn a vocabulary: 256 characters, others of the text, special tokens, then merges.
 
         The most frequent pair is merged, the first met in the text if there are several. Raises
-        ``ValueError`` if ``vocab_size`` has no room for the characters.
+        ``ValueError`` if ``vocab_size`` has no room for the characters, and for a special token of
+        fewer than two characters or with "Ġ": it could not be told from other tokens.
         """
         words = Counter(self.pretokenize_text(text))  # in the order they are first met
         characters = [chr(code) for code in range(256)]
         others = set("".join(words)) - set(characters) - {SPACE}
         characters += [*sorted(others), SPACE]
-        specials = [token for token in allowed_special if token not in characters]
+        specials = list(dict.fromkeys(allowed_special))
+        for token in specials:
+            if len(token) < 2 or SPACE in token or has_surrogates(token):
+                raise ValueError(f"a special token needs two characters, none {SPACE!r}: {token!r}")
         start = [*characters, *specials]
         if vocab_size < len(start):
             raise ValueError(
                 f"vocab_size is {vocab_size}, characters and special tokens need {len(start)}"
             )
         self.__init__()
+        self.special_tokens = set(specials)
         self.vocab = dict(enumerate(start))
         self.inverse_vocab = {token: token_id for token_id, token in self.vocab.items()}
         chunks = {tuple(self.inverse_vocab[c] for c in word): n for word, n in words.items()}
@@ -581,20 +619,24 @@ class BPETokenizerSimple:
 
         Raises ``ValueError`` if the two files do not belong together.
         """
+        inverse = _read_json(vocab_path, dict, "OpenAI")
         tokenizer = BPETokenizer.from_openai(bpe_merges_path)
-        inverse = json.loads(Path(vocab_path).read_text(encoding="utf-8"))
+        try:
+            self._use_openai_tables(inverse, tokenizer)
+        except ValueError as error:
+            raise ValueError(f"{vocab_path} and {bpe_merges_path} disagree: {error}") from None
+
+    def _use_openai_tables(self, inverse: dict[str, int], tokenizer: BPETokenizer) -> None:
         symbol_of = byte_symbols()
         for token, value in tokenizer.vocab.items():
             symbol = "".join(symbol_of[byte] for byte in value)
-            if (
-                inverse.get(symbol) != token
-                and inverse.get(value.decode(errors="replace")) != token
-            ):
-                raise ValueError(f"{vocab_path} and {bpe_merges_path} disagree about token {token}")
+            if token not in (inverse.get(symbol), inverse.get(value.decode(errors="replace"))):
+                raise ValueError(f"token {token} should be {symbol!r}")
         self.__init__()
         self._gpt2 = tokenizer
         self.vocab = {token_id: token for token, token_id in inverse.items()}
         self.inverse_vocab = inverse | {"\n": inverse["Ċ"], "\r": inverse["č"]}
+        self.special_tokens = set(tokenizer.special_tokens)
         pairs = [(self.vocab[left], self.vocab[right]) for left, right in tokenizer.merges]
         self.bpe_ranks = {pair: rank for rank, pair in enumerate(pairs)}
 
@@ -604,13 +646,12 @@ class BPETokenizerSimple:
             return self._gpt2.encode(text, allowed_special or ())
         allowed = set(allowed_special or ())
         ids: list[int] = []
-        for part in _split_at(text, allowed):
+        for part in _split_at(text, allowed | self.special_tokens):
             if part in allowed:
                 ids.append(self.get_special_token_id(part))
                 continue
-            for special in re.findall(r"<\|[^|>]+\|>", part):
-                if special in self.inverse_vocab:
-                    raise ValueError(f"the text has {special!r}: allow it with allowed_special")
+            if part in self.special_tokens:
+                raise ValueError(f"the text has {part!r}: allow it with allowed_special")
             for word in self.pretokenize_text(part):
                 known = self.inverse_vocab.get(word)
                 ids += self.tokenize_with_bpe(word) if known is None else [known]
@@ -661,19 +702,38 @@ class BPETokenizerSimple:
         return self.inverse_vocab[token]
 
     def save_vocab_and_merges(self, vocab_path: str | Path, bpe_merges_path: str | Path) -> None:
-        """Write what was learned into two JSON files."""
+        """Write what was learned, or loaded from OpenAI's files, into two JSON files."""
         merges = [{"pair": list(pair), "new_id": new} for pair, new in self.bpe_merges.items()]
+        merges += [{"pair": list(pair), "rank": rank} for pair, rank in self.bpe_ranks.items()]
         for path, content in ((vocab_path, self.vocab), (bpe_merges_path, merges)):
             with atomic_write(Path(path)) as temporary:
                 text = json.dumps(content, ensure_ascii=False, indent=2)
                 temporary.write_text(text, encoding="utf-8")
 
     def load_vocab_and_merges(self, vocab_path: str | Path, bpe_merges_path: str | Path) -> None:
-        """Read what ``save_vocab_and_merges`` wrote."""
-        vocab = json.loads(Path(vocab_path).read_text(encoding="utf-8"))
-        merges = json.loads(Path(bpe_merges_path).read_text(encoding="utf-8"))
+        """Read what ``save_vocab_and_merges`` wrote; ``ValueError`` if it is something else."""
+        writer = "save_vocab_and_merges"
+        vocab = _read_json(vocab_path, dict, writer)
+        merges = _read_json(bpe_merges_path, list, writer)
+        try:
+            vocab = {int(token_id): token for token_id, token in vocab.items()}
+            if merges and "rank" in merges[0]:
+                pairs = [tuple(merge["pair"]) for merge in merges]
+                inverse = {token: token_id for token_id, token in vocab.items()}
+                return self._use_openai_tables(inverse, BPETokenizer.from_symbols(pairs))
+            self._use_learned_tables(vocab, {tuple(m["pair"]): m["new_id"] for m in merges})
+        except NOT_OURS as error:
+            raise ValueError(
+                f"{vocab_path} and {bpe_merges_path} were not written by {writer} ({error!r})"
+            ) from error
+
+    def _use_learned_tables(self, vocab: dict[int, str], merges: dict[Pair, int]) -> None:
+        for (left, right), new_id in merges.items():
+            if vocab[new_id] != vocab[left] + vocab[right]:
+                raise ValueError(f"token {new_id} is not what {left} and {right} make")
         self.__init__()
-        self.vocab = {int(token_id): token for token_id, token in vocab.items()}
-        for token_id, token in self.vocab.items():
+        self.vocab, self.bpe_merges = vocab, merges
+        for token_id, token in vocab.items():
             self.inverse_vocab.setdefault(token, token_id)
-        self.bpe_merges = {tuple(merge["pair"]): merge["new_id"] for merge in merges}
+        learned = set(merges.values())
+        self.special_tokens = {t for i, t in vocab.items() if len(t) > 1 and i not in learned}
