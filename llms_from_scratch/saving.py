@@ -152,7 +152,7 @@ def plain_value(value, where: str, for_json: bool = False):
             for k, v in value.items()
         }
         return items if kind in (dict, defaultdict) else kind(items)
-    others = (torch.Tensor, torch.dtype, torch.device, torch.Size, complex, bytes)
+    others = (torch.Tensor, torch.dtype, torch.device, torch.Size, complex)
     if isinstance(value, others) and not for_json:
         return value
     raise ValueError(
