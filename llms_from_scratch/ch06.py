@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import math
+import re
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -96,16 +97,19 @@ def load_messages(data_file_path: str | Path) -> pd.DataFrame:
 
 
 def _read_csv(path: str | Path, **options) -> pd.DataFrame:
-    """Read a table in which also "NA" and "null" are texts; ``ValueError`` says what is wrong."""
+    """Read a table in which each text stays as it is, also "NA", "TRUE", "0800" and "1.10".
+
+    Raises ``ValueError`` for a file that is no such table.
+    """
+    options = {"keep_default_na": False, "dtype": {"Text": str}} | options
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")  # with or without byte order mark
-        df = pd.read_csv(io.StringIO(text, newline=""), keep_default_na=False, **options)
+        df = pd.read_csv(io.StringIO(text, newline=""), **options)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text (byte {error.start}): save it so") from None
     except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
         raise ValueError(f"{path} is not a table of messages: {error}") from None
     _check_columns(df, str(path))
-    df["Text"] = df["Text"].astype(str)
     return df
 
 
@@ -469,10 +473,20 @@ def load_classifier(folder: str | Path) -> tuple[GPTModel, dict]:
 
 
 def write_splits(folder: str | Path, *splits: pd.DataFrame) -> list[Path]:
-    """Write ``train.csv``, ``validation.csv`` and ``test.csv``; return their paths."""
+    """Write ``train.csv``, ``validation.csv`` and ``test.csv``; return their paths.
+
+    Texts are in quotes: without them, some versions of Python write a lone carriage return so that
+    it ends a row. Raises ``ValueError`` for half of a surrogate pair, which UTF-8 cannot write.
+    """
     paths = []
+    for df in splits:
+        for text in df["Text"]:
+            if re.search("[\ud800-\udfff]", text):
+                raise ValueError(
+                    f"no UTF-8 file can hold {text!r:.60}: it has half a surrogate pair"
+                )
     for name, df in zip(("train", "validation", "test"), splits, strict=True):
         paths.append(Path(folder) / f"{name}.csv")
         with atomic_write(paths[-1]) as temporary:
-            df[["Label", "Text"]].to_csv(temporary, index=False, quoting=csv.QUOTE_MINIMAL)
+            df[["Label", "Text"]].to_csv(temporary, index=False, quoting=csv.QUOTE_NONNUMERIC)
     return paths

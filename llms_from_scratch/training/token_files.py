@@ -29,11 +29,27 @@ def tokenize_file(text_path: str | Path, token_path: str | Path, tokenizer) -> P
     return token_path
 
 
+def open_token_file(path: Path) -> np.ndarray:
+    """The token ids of a file as an array that stays on the disk, shape (num_tokens,).
+
+    Raises ``ValueError`` if the file is cut, or holds something else.
+    """
+    try:
+        tokens = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError, SyntaxError) as error:
+        raise ValueError(f"{path} is no whole token file: {error}") from error
+    if not isinstance(tokens, np.ndarray) or tokens.ndim != 1 or tokens.dtype.kind != "u":
+        raise ValueError(f"{path} is no whole token file: it has no row of unsigned numbers")
+    return tokens
+
+
 class TokenFileDataset(Dataset):
     """Sliding windows over a part of a token file, which stays on the disk.
 
     ``start`` and ``end`` are fractions of the file. Items are as in ``GPTDatasetV1``: two long
-    tensors of shape (max_length,), the second one token ahead.
+    tensors of shape (max_length,), the second one token ahead. A process that gets a copy (a worker
+    of a ``DataLoader``) gets the file's name and opens it itself. Raises ``ValueError`` for a file
+    that ``tokenize_file`` did not write.
     """
 
     def __init__(
@@ -46,9 +62,29 @@ class TokenFileDataset(Dataset):
     ):
         if max_length < 1 or stride < 1:
             raise ValueError(f"max_length and stride must be at least 1: {max_length=}, {stride=}")
-        tokens = np.load(token_path, mmap_mode="r")
-        self.tokens = tokens[int(start * len(tokens)) : int(end * len(tokens))]
+        self.token_path = Path(token_path).absolute()
+        self.fractions = (start, end)
         self.max_length, self.stride = max_length, stride
+        self._open()
+
+    def _open(self) -> None:
+        tokens = open_token_file(self.token_path)
+        start, end = (int(fraction * len(tokens)) for fraction in self.fractions)
+        self.num_tokens_in_file = len(tokens)
+        self.tokens = tokens[start:end]
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in vars(self).items() if name != "tokens"}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        expected = self.num_tokens_in_file
+        self._open()
+        if self.num_tokens_in_file != expected:
+            found = self.num_tokens_in_file
+            raise ValueError(
+                f"{self.token_path} was replaced: it has {found} tokens, had {expected}"
+            )
 
     def __len__(self) -> int:
         return max(0, (len(self.tokens) - self.max_length - 1) // self.stride + 1)

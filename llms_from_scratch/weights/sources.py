@@ -1,11 +1,14 @@
 """Tensors by name, from files of several formats, with shapes that are known before reading."""
 
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+
+from llms_from_scratch.data.archive import check_zip
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,15 @@ def from_safetensors(path: str | Path) -> TensorSource:
 def from_pth(path: str | Path) -> TensorSource:
     """A state dict saved with ``torch.save``. Code in the file is never executed.
 
-    Raises ``ValueError`` if the file is damaged or holds anything but tensors by name.
+    Raises ``ValueError`` if the file is damaged or holds anything but tensors by name. (The file is
+    a zip archive; all its checksums are compared, in one pass that keeps nothing in memory.)
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:
+        if zipfile.is_zipfile(path):  # else it is damaged, or older than PyTorch 1.6
+            check_zip(path)
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
