@@ -29,7 +29,8 @@ from llms_from_scratch.weights.sources import TensorSource
 
 # Type of a metadata value -> its letter, as struct and NumPy have it
 NUMBERS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
-STRING, ARRAY = 8, 9
+STRING = 8
+ARRAY = 9
 LEAST_METADATA = 8 + 4 + 1  # bytes of an entry with an empty key and a value of one byte
 LEAST_TENSOR = 8 + 4 + 4 + 8  # bytes that describe a tensor without a name and dimensions
 MAX_DIMENSIONS = 4
