@@ -6,7 +6,9 @@ any answer; it runs on a server that speaks Ollama's protocol or OpenAI's.
 
 import json
 import re
+import threading
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 
@@ -37,8 +39,9 @@ STOP_WORDS = {"a", "an", "the", "is", "are", "was", "of", "to", "in", "for", "an
 def normalize(text: str) -> str:
     """A text without what makes no difference to an answer.
 
-    Upper case becomes lower case, typographic quotes plain ones, white space one space, and
-    "3,000" becomes "3000". Punctuation at both ends is removed, unless there is nothing else.
+    Upper case becomes lower case, typographic quotes plain ones, white space one space, "3,000"
+    becomes "3000", and "é" is the same in one character or in two. Punctuation at both ends is
+    removed, unless there is nothing else.
 
     >>> normalize("  'Paris', in\\nFrance. "), normalize("3,000 m"), normalize("?")
     ("paris', in france", '3000 m', '?')
@@ -48,7 +51,8 @@ def normalize(text: str) -> str:
 
 
 def _simplify(text: str) -> str:
-    text = text.casefold().translate(str.maketrans("‘’“”−", "''\"\"-"))
+    text = unicodedata.normalize("NFD", text).casefold()
+    text = unicodedata.normalize("NFC", text).translate(str.maketrans("‘’“”−", "''\"\"-"))
     text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)
     return " ".join(text.split())
 
@@ -257,25 +261,17 @@ def _ask(
     for attempt in range(retries + 1):
         if attempt:
             time.sleep(pause * 2 ** (attempt - 1))
-        deadline = time.monotonic() + timeout
         try:
-            with requests.post(
-                url,
-                json=request,
-                headers=headers,
-                stream=True,
-                timeout=(min(CONNECT_SECONDS, timeout), timeout),
-            ) as response:
-                status = response.status_code
-                if status == 200:
-                    return read(response, deadline)
-                if status == 404:
-                    raise JudgeUnavailableError(f"{no_model} (HTTP status 404)")
-                if status in (401, 403):
-                    raise JudgeUnavailableError(f"{url} refuses the API key (HTTP status {status})")
-                failure = f"HTTP status {status}: {response.text[:200]}"
-                if status not in TEMPORARY:
-                    break
+            status, text = _within(timeout, lambda: _post(url, request, headers, read, timeout))
+            if status == 200:
+                return text
+            if status == 404:
+                raise JudgeUnavailableError(f"{no_model} (HTTP status 404)")
+            if status in (401, 403):
+                raise JudgeUnavailableError(f"{url} refuses the API key (HTTP status {status})")
+            failure = f"HTTP status {status}: {text[:200]}"
+            if status not in TEMPORARY:
+                break
         except JudgeUnavailableError:
             raise
         except JudgeError as error:
@@ -289,6 +285,51 @@ def _ask(
             in_time = in_time and "timed out" not in str(error)
             failure = "the answer was cut" if in_time else f"no whole answer in {timeout:g} seconds"
     raise JudgeError(f"{url}: {failure}")
+
+
+def _post(
+    url: str,
+    request: dict,
+    headers: dict,
+    read: Callable[[requests.Response, float], str],
+    timeout: float,
+) -> tuple[int, str]:
+    """The HTTP status, and the answer's text or what an error's page says."""
+    deadline = time.monotonic() + timeout
+    timeouts = (min(CONNECT_SECONDS, timeout), timeout)
+    with requests.post(
+        url, json=request, headers=headers, stream=True, timeout=timeouts
+    ) as response:
+        if response.status_code == 200:
+            return 200, read(response, deadline)
+        return response.status_code, response.text
+
+
+def _within(seconds: float, work: Callable[[], tuple[int, str]]) -> tuple[int, str]:
+    """What ``work`` returns or raises, or a ``TimeoutError`` after so many seconds.
+
+    A socket's own limit begins anew with each byte, so a server that sends one now and then, even
+    of its headers, can take any time. Hence the work is done in a thread, which is left behind.
+    """
+    results: list[tuple[int, str]] = []
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    deadline = time.monotonic() + seconds
+    thread.start()
+    while thread.is_alive() and (rest := deadline - time.monotonic()) > 0:
+        thread.join(min(rest, 0.2))  # on Windows, Ctrl-C waits for the end of a join
+    if errors:
+        raise errors[0]
+    if not results:
+        raise TimeoutError
+    return results[0]
 
 
 def _read_stream(response: requests.Response, deadline: float) -> str:
@@ -337,6 +378,23 @@ def _text_in(message) -> str:
     return text
 
 
+OF_100 = (
+    r"(?:/|\b(?:out )?of\b)(?: an?)?(?: possible| maximum of| total of)? ?100\b(?!\.\d)"
+    r"|\b[01] ?(?:[-–]|to) ?100\b|\b100[- ]point\b|%"
+)
+SMALL_NUMBER = r"(?:\d|(?:two|three|four|five|six|seven|eight|nine|ten|twenty)\b)"
+OTHER_SCALE = "|".join(  # of what is left without OF_100
+    (
+        rf"{NUMBER}[ (*]*(?:(?:stars?|points?|marks?)[ (*]*)?(?:/|\bout of|\bof|\bfrom)[ *]*"
+        rf"(?:an? )?(?:possible |maximum of |total of )?{SMALL_NUMBER}",  # 8 (out of 10)
+        rf"{NUMBER} ?[(\[] ?(?:range:? ?)?[01] ?(?:[-–]|to) ?\d",  # 8 (1-10)
+        rf"\bscale(?: is|:| of| from)?(?: an?)? ?{SMALL_NUMBER}",  # 8 on a scale of 10
+        rf"{SMALL_NUMBER}[- ]point\b.{{0,9}}\bscale\b|\b[01] ?(?:[-–]|to) ?\d+ scale\b",
+        rf"{NUMBER}[ -]?(?:stars?\b|★|⭐)|★|⭐",  # 4 stars
+    )
+)
+
+
 def parse_score(answer: str) -> int | None:
     """The score from 0 to 100 that a judge's answer states, or ``None`` if that is not clear.
 
@@ -350,11 +408,12 @@ def parse_score(answer: str) -> int | None:
     text = _simplify(answer)
     if text.startswith("<"):
         return None
-    text = re.sub(r"(?:/|out of|of) ?100\b(?!\.\d)|\b(?:0|1) ?(?:-|to) ?100\b|%", " ", text)
+    text = re.sub(OF_100, " ", text)
+    if re.search(OTHER_SCALE, text):
+        return None
     stated = re.findall(rf"\b(?:score|rating)\b(?: is| of)?[\s:=*\"']*({NUMBER})", text)
     numbers = set(stated or re.findall(NUMBER, text))
-    other_scale = re.search(rf"{NUMBER} ?(?:/|out of) ?\d", text)
-    if len(numbers) != 1 or other_scale:
+    if len(numbers) != 1:
         return None
     score = float(numbers.pop())
     return round(score) if 0 <= score <= 100 else None

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -68,6 +69,8 @@ CONTAINS = {"match": "contains", "any_of": ["cold"]}
         ("?", "?"),
         ("", ""),
         ("Straße", "strasse"),
+        ("cafe\u0301", "caf\u00e9"),
+        ("CAFE\u0301 \u212b", "caf\u00e9 \u00e5"),
     ],
 )
 def test_normalize(text, wanted):
@@ -81,6 +84,12 @@ def test_normalizing_twice_changes_nothing_and_case_and_margins_do_not_count(tex
     assert normalize(once) == once
     check = {"match": "exact", "any_of": [text]}
     assert is_correct(text, check) and is_correct(f"  {text}\n", check)
+
+
+@given(st.text(max_size=30) | st.text("aeουι\u0301\u0308\u0345\u03b0é\u1fb7İ .'", max_size=8))
+def test_one_character_or_two_make_no_difference(text):
+    written = [unicodedata.normalize(form, text) for form in ("NFC", "NFD")]
+    assert normalize(written[0]) == normalize(written[1]) == normalize(normalize(text))
 
 
 @pytest.mark.parametrize(
@@ -260,6 +269,33 @@ REPLIES = [
     *((words, None) for words in ("-5", "101", "850", "1e3", "85th")),
     *((words, None) for words in ("8/10", "4 out of 5", "4.5/5", "Score: 8/10")),
     *((words, None) for words in ("Between 70 and 80", "60? 70?", "Score: 60. Or score: 70.")),
+    *(
+        (f"Score: 8 {words}", None)
+        for words in ("(out of 10)", "on a scale of 10", "of 10", "/ 10")
+    ),
+    *(
+        (f"Score: 8 {words}", None)
+        for words in ("out of ten", "(1-10)", "[0 to 10]", "points of 10")
+    ),
+    *((f"Score: 8 {words}", None) for words in ("on a scale from 1 to 10", "on a 10-point scale")),
+    *((f"Score: 8 {words}", None) for words in ("on a scale of 1-10", "out of a possible 10")),
+    *(
+        (f"Score: 8 {words}", None)
+        for words in ("on a ten-point scale", "on a 1-10 scale", "(/10)")
+    ),
+    *((words, None) for words in ("Rating: 4 of 5", "4 stars out of 5", "4 stars", "Rating: 4 ★")),
+    *(
+        (words, None)
+        for words in ("Scale: 10. Score: 8", "**8** out of **10**", "Score: **8** / 10")
+    ),
+    *((f"Score: 85 {words}", 85) for words in ("(out of 100)", "of 100", "on a scale of 100")),
+    *(
+        (f"Score: 85 {words}", 85)
+        for words in ("on a scale from 1 to 100", "out of a possible 100")
+    ),
+    *((f"Score: 85 {words}", 85) for words in ("on a 100-point scale", "(0–100)", "points of 100")),
+    ("Score: 85. It has one of the two facts.", 85),
+    ("Score: 85. It is the best of 3 answers.", 85),
     *((page, None) for page in ("<html><h1>50</h1></html>", "<!DOCTYPE html>\n<p>85</p>")),
 ]
 
@@ -580,3 +616,36 @@ def test_check_if_running_finds_a_process_by_its_name():
     pytest.importorskip("psutil")
     assert check_if_running("py")
     assert not check_if_running("no process is called like this")
+
+
+class TricklingHandler(http.server.BaseHTTPRequestHandler):
+    """Sends one byte now and then: of the headers, of the answer, or of an error's page."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        status = b"503 Busy" if self.server.part == "error" else b"200 OK"
+        head = b"HTTP/1.1 " + status + b"\r\nContent-Length: 1000\r\n"
+        head += b"X-Slow: " if self.server.part == "headers" else b"\r\n"
+        with contextlib.suppress(OSError):
+            self.wfile.write(head)
+            for _ in range(40):
+                self.wfile.write(b" ")
+                self.wfile.flush()
+                time.sleep(0.1)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.mark.parametrize("part", ["headers", "answer", "error"])
+@pytest.mark.parametrize("query", [query_model, query_openai])
+def test_a_server_that_trickles_gets_no_more_time_than_it_was_given(part, query):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), TricklingHandler) as trickling:
+        trickling.part, trickling.daemon_threads = part, True
+        threading.Thread(target=trickling.serve_forever, args=(0.02,), daemon=True).start()
+        started = time.monotonic()
+        url = f"http://127.0.0.1:{trickling.server_port}/"
+        with pytest.raises(JudgeError, match=r"no whole answer in 0\.5 seconds"):
+            query("?", "llama3", url=url, timeout=0.5, retries=0)
+        assert time.monotonic() - started < 1.5
+        trickling.shutdown()
