@@ -16,6 +16,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -128,6 +129,16 @@ def _with_model_first(node: ast.stmt) -> ast.stmt:
     return node
 
 
+class _FinderBeside:
+    """Finds a module in one folder before Python looks anywhere else."""
+
+    def __init__(self, folder: Path):
+        self.folder = str(folder)
+
+    def find_spec(self, name, path=None, target=None):
+        return PathFinder.find_spec(name, [self.folder]) if path is None else None
+
+
 @contextlib.contextmanager
 def _importing_beside(folder: Path, module: ModuleType) -> Iterator[None]:
     """While a notebook is executed, Python files beside it can be imported, as in Jupyter.
@@ -136,13 +147,13 @@ def _importing_beside(folder: Path, module: ModuleType) -> Iterator[None]:
     """
     own = {path.stem for path in folder.glob("*.py")} | {module.__name__}
     before = {name: sys.modules.pop(name) for name in own & sys.modules.keys()}
-    search_path = list(sys.path)
+    finder = _FinderBeside(folder)
     sys.modules[module.__name__] = module  # dataclasses look for it there
-    sys.path.insert(0, str(folder))
+    sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
-        sys.path[:] = search_path
+        sys.meta_path.remove(finder)
         for name in own:
             sys.modules.pop(name, None)
         sys.modules.update(before)

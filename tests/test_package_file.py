@@ -175,6 +175,15 @@ def test_an_installed_package_is_used_where_it_is_without_a_network(
     assert files_in_cache() == []
 
 
+def test_a_damaged_file_in_the_cache_makes_room_for_the_installed_one(index, installed, add_asset):
+    add_asset()
+    cached = Path(os.environ["LLMS_FROM_SCRATCH_CACHE"]) / "tiny" / "model.bin"
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(CONTENT[:100])
+    assert resolve("tiny/model.bin").path == installed
+    assert files_in_cache() == ["model.bin.damaged"]
+
+
 def test_an_installed_file_is_copied_where_the_caller_wants_it(index, installed, add_asset):
     add_asset()
     target = installed.parent.parent / "here" / "my.bin"

@@ -137,20 +137,21 @@ def test_each_notebook_imports_the_files_beside_it(notebook, tmp_path):
         path = tmp_path / folder / "previous_chapters.py"
         path.write_text(f"def value(): return {value}", encoding="utf-8")
         notebook("from previous_chapters import value\ndef f(): return value()", name=f"{folder}/n")
-    search_path = list(sys.path)
+    finders = list(sys.meta_path)
     for folder, value in (("one", 1), ("two", 2), ("one", 1)):
         assert import_definitions_from_notebook(tmp_path / folder / "n").f() == value
-    assert "previous_chapters" not in sys.modules and sys.path == search_path
+    assert "previous_chapters" not in sys.modules and sys.meta_path == finders
 
 
-def test_a_module_that_was_imported_before_stays(notebook, tmp_path, monkeypatch):
+def test_a_module_that_was_imported_before_stays(notebook, tmp_path):
     (tmp_path / "json.py").write_text("def loads(): raise SystemExit", encoding="utf-8")
+    finders = list(sys.meta_path)
     import_definitions_from_notebook(notebook("import json"))
     assert sys.modules["json"] is json
     broken = notebook("import no_such_module_at_all")
     with pytest.raises(ModuleNotFoundError):
         import_definitions_from_notebook(broken)
-    assert sys.modules["json"] is json and str(tmp_path) not in sys.path
+    assert sys.modules["json"] is json and sys.meta_path == finders
 
 
 def test_dataclasses_with_annotations_as_text_work(notebook):

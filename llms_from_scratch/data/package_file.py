@@ -63,6 +63,7 @@ def find_or_download(
         try:
             if in_place and len(installed) == 1:
                 check(installed[0])
+                set_aside_if_damaged(target, check)
                 return installed[0]
             return _join((path.open("rb") for path in installed), target, check)
         except (OSError, ValueError) as error:
