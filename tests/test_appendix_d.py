@@ -106,7 +106,30 @@ def test_the_highest_gradient_is_found_and_absent_before_backward():
     assert find_highest_gradient(model) == 3.0
 
 
-@pytest.mark.parametrize("options", [{"n_epochs": 0}, {"n_epochs": 1, "warmup_steps": -1}])
+def test_rates_of_parameter_groups_keep_their_proportions(monkeypatch):
+    torch.manual_seed(123)
+    model = GPTModel(CONFIG)
+    head = list(model.out_head.parameters())
+    body = [p for name, p in model.named_parameters() if not name.startswith("out_head")]
+    frozen = torch.nn.Parameter(torch.ones(1))
+    groups = [(body, 1e-3), (head, 1e-2), ([frozen], 0.0)]
+    optimizer = torch.optim.SGD([{"params": params, "lr": lr} for params, lr in groups])
+    loader = create_dataloader_v1(TEXT, 2, 8, 8)
+    seen = []
+    step = optimizer.step
+    monkeypatch.setattr(
+        optimizer, "step", lambda: (seen.append([g["lr"] for g in optimizer.param_groups]), step())
+    )
+    tokenizer = get_tokenizer()
+    *_, rates = train_model(model, loader, loader, optimizer, "cpu", 1, 99, 1, "A", tokenizer, 3)
+    assert rates == [rate for rate, _, _ in seen]
+    for first, second, third in seen:
+        assert math.isclose(second, 10 * first) and third == 0.0
+
+
+@pytest.mark.parametrize(
+    "options", [{"n_epochs": 0}, {"n_epochs": 1, "warmup_steps": -1}, {"n_epochs": 1, "lr": 0.0}]
+)
 def test_training_of_nothing_is_refused(options):
     with pytest.raises(ValueError, match="at least one update and no negative warmup"):
         run(**({"warmup_steps": 0} | options))

@@ -324,6 +324,13 @@ def test_masked_collate_never_lies(batch, limit, ignore_index):
         assert target[n - 1] == ids[n]  # at least one token of it
 
 
+def test_a_row_without_a_prompt_is_learned_from_its_first_target_on():
+    rows = [[1, 2, 3], [4, 5]]
+    _, wanted = custom_collate_fn(rows)
+    _, targets = custom_collate_with_masking_fn([(0, rows[0]), (1, rows[1])])
+    assert torch.equal(targets, wanted)
+
+
 def test_collate_refuses_what_gives_no_loss():
     for batch, limit, message in (
         ([], None, "at least one row"),

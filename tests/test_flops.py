@@ -106,6 +106,22 @@ def test_memory_of_a_training_step_is_what_adamw_and_autograd_hold():
     assert sizes["buffers"] == 2 * 4 * 32 * 32  # a mask of 32 x 32 floats in each layer
 
 
+def test_frozen_weights_need_neither_gradients_nor_an_optimizers_state():
+    model = GPTModel(SMALL).requires_grad_(False)
+    model.out_head.requires_grad_(True)
+    ids = torch.randint(0, 50257, (2, 32))
+    sizes = training_memory(model, lambda: loss_of(model, ids))
+    optimizer = torch.optim.AdamW(model.parameters())
+    loss_of(model, ids).backward()
+    optimizer.step()
+    gradients = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
+    moments = sum(
+        state[name].nbytes for state in optimizer.state.values() for name in state if name != "step"
+    )
+    assert (sizes["gradients"], sizes["AdamW"]) == (gradients, moments)
+    assert gradients == model.out_head.weight.nbytes < sizes["weights"]
+
+
 def test_ceiling_and_seconds_are_positive_and_sensible():
     a = torch.randn(128, 128)
     assert 0 < seconds_of(lambda: a @ a) < 10

@@ -256,10 +256,63 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_harmed():
     assert all(torch.equal(v, before[k]) for k, v in trainer.model.state_dict().items())
 
 
-@pytest.mark.parametrize("option", ["num_epochs", "eval_freq", "accumulate"])
-def test_counts_below_one_are_refused(option):
-    with pytest.raises(ValueError, match=f"{option} must be at least 1, got 0"):
-        new_run(**{option: 0})
+@pytest.mark.parametrize("count", [0, -1])
+@pytest.mark.parametrize(
+    "option", ["num_epochs", "max_steps", "eval_freq", "accumulate", "checkpoint_freq"]
+)
+def test_counts_below_one_are_refused(option, count):
+    with pytest.raises(ValueError, match=f"{option} must be at least 1, got {count}"):
+        new_run(**{option: count})
+
+
+def test_a_run_without_a_length_or_with_a_negative_norm_is_refused():
+    with pytest.raises(ValueError, match="give num_epochs or max_steps"):
+        new_run(num_epochs=None)
+    for norm in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="max_grad_norm must be above 0"):
+            new_run(max_grad_norm=norm)
+
+
+def test_an_update_without_any_target_is_named_and_changes_nothing():
+    trainer = new_run()
+    ids = torch.zeros(2, 8, dtype=torch.long)
+    trainer.train_loader = [(ids, torch.full_like(ids, -100))] * 4
+    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    with pytest.raises(ValueError, match="step 0: all targets of its batches are ignored"):
+        trainer.run()
+    assert all(torch.equal(v, before[k]) for k, v in trainer.model.state_dict().items())
+
+
+def test_what_no_checkpoint_can_hold_is_refused_before_training(tmp_path):
+    for config in ({"a": object()}, {"a": [np.ones(2)]}):
+        with pytest.raises(ValueError, match=r"config\['a'\]"):
+            new_run(config=config, checkpoint_path=tmp_path / "c.pth")
+        new_run(config=config)  # no checkpoint is wanted
+    trainer = new_run()
+    scheduler = torch.optim.lr_scheduler.LambdaLR(trainer.optimizer, Rate())
+    with pytest.raises(ValueError, match=r"scheduler\['lr_lambdas'\]"):
+        new_run(scheduler=scheduler, checkpoint_path=tmp_path / "c.pth")
+
+
+class Rate:
+    """A rate whose own state, which the scheduler's holds, is no plain value."""
+
+    def __init__(self):
+        self.device_of = object()
+
+    def __call__(self, epoch):
+        return 1.0
+
+
+def test_numpys_numbers_and_paths_in_a_configuration_do_not_hinder_resuming(tmp_path):
+    config = CONFIG | {"lr": np.float64(1e-2), "text": Path("a.txt"), "nothing": math.nan}
+    options = {"config": config, "checkpoint_path": tmp_path / "c.pth"}
+    first = new_run(max_steps=2, **options)
+    first.optimizer.param_groups[0]["lr"] = np.float64(1e-2)
+    first.run()
+    second = new_run(seed=5, **options)
+    second.resume()
+    assert second.progress.step == 2
 
 
 def test_data_that_do_not_fill_a_batch_are_refused():
@@ -296,6 +349,7 @@ def other_run(path, **changes):
         ),
         ({"vocabulary": {"name": "other"}}, "vocabulary differs"),
         ({"scheduler": None}, "saved with a learning-rate scheduler, unlike this run"),
+        ({"accumulate": 1}, "data differs: accumulate saved 2, wanted 1"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused_before_anything_changes(saved, changes, message):
@@ -306,6 +360,43 @@ def test_a_checkpoint_of_another_run_is_refused_before_anything_changes(saved, c
     assert all(torch.equal(v, before[k]) for k, v in trainer.model.state_dict().items())
     assert torch.equal(rng, torch.get_rng_state())
     assert trainer.progress.step == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "batch_size", "message"),
+    [
+        (TEXT, 2, "batches saved 10, wanted 15, batch_size saved 3, wanted 2"),
+        (TEXT[: len(TEXT) // 2], 3, "examples saved 30, wanted 1., batches saved 10"),
+        (TEXT[: len(TEXT) // 2] + "!", 1, "batch_size saved 3, wanted 1"),
+    ],
+)
+def test_a_run_on_other_data_is_refused_before_anything_changes(saved, text, batch_size, message):
+    trainer, before = other_run(saved)
+    trainer.train_loader = create_dataloader_v1(text, batch_size, max_length=8, stride=8)
+    with pytest.raises(CheckpointError, match=f"data differs: .*{message}"):
+        trainer.resume()
+    assert all(torch.equal(v, before[k]) for k, v in trainer.model.state_dict().items())
+
+
+def test_a_checkpoint_without_a_word_about_its_data_or_schedule_is_taken_up(saved):
+    content = torch.load(saved, weights_only=True)
+    for name in ("data", "scheduler_class"):
+        del content[name]
+    del content["rng"]["mps"]
+    torch.save(content, saved)
+    trainer, _ = other_run(saved)
+    trainer.resume()
+    assert trainer.progress.step == 3
+
+
+def test_another_kind_of_schedule_is_refused_before_anything_changes(saved):
+    trainer, before = other_run(saved)
+    trainer.scheduler = torch.optim.lr_scheduler.StepLR(trainer.optimizer, step_size=3)
+    attributes = dict(trainer.scheduler.__dict__)
+    with pytest.raises(CheckpointError, match="scheduler CosineAnnealingLR, this is StepLR"):
+        trainer.resume()
+    assert trainer.scheduler.__dict__ == attributes
+    assert all(torch.equal(v, before[k]) for k, v in trainer.model.state_dict().items())
 
 
 def test_a_checkpoint_of_another_optimizer_or_version_is_refused(saved, monkeypatch):

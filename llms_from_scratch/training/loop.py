@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from llms_from_scratch.ch05 import calc_loss_batch, evaluate_model
+from llms_from_scratch.ch05 import calc_loss_batch, evaluate_model, take_batches
 from llms_from_scratch.data.files import atomic_write
 from llms_from_scratch.training.checkpoint import (
     checkpoint_content,
@@ -190,16 +190,18 @@ class Trainer:
 
         A loader draws its order from PyTorch's random numbers. To go on inside an epoch, its order
         is drawn once more from the state at the epoch's start, and used batches are passed over.
+        Persistent workers would draw fewer random numbers after the first epoch of a process, so
+        each epoch has new ones.
         """
         progress = self.progress
         if progress.batch == 0:
             progress.epoch_rng = get_rng_state()
-            iterator = iter(self.train_loader)
+            iterator = iter(take_batches(self.train_loader))
         else:
             now = get_rng_state()
             try:
                 set_rng_state(progress.epoch_rng)
-                iterator = iter(self.train_loader)
+                iterator = iter(take_batches(self.train_loader))
                 for _ in islice(iterator, progress.batch):
                     pass
             finally:
