@@ -124,8 +124,14 @@ def public_definitions() -> list[Definition]:
 
 
 def find(name: str) -> Definition:
-    """The definition of a name, dotted if it exists twice; else an ``UnknownNameError``."""
+    """The definition of a name, dotted if it exists twice; else an ``UnknownNameError``.
+
+    If one chapter has the name, it is the chapter's: ``generate`` is that of chapter 5.
+    """
     matches = [d for d in public_definitions() if f".{d.dotted_name}".endswith(f".{name}")]
+    of_chapters = [d for d in matches if d.module.startswith(f"{PACKAGE}.ch0")]
+    if len(of_chapters) == 1:
+        return of_chapters[0]
     if len(matches) > 1:
         raise UnknownNameError(
             f"{name!r} exists {len(matches)} times; say which: "

@@ -25,7 +25,7 @@ import platformdirs
 from llms_from_scratch.data.archive import read_zip_member
 from llms_from_scratch.data.files import atomic_write, is_whole, set_aside_if_damaged, sha256_of
 from llms_from_scratch.data.formats import check_format, read_json
-from llms_from_scratch.data.http import DownloadError, download
+from llms_from_scratch.data.http import HUB, DownloadError, download, hub_url, is_offline
 from llms_from_scratch.data.manifest import ASSETS, Asset
 from llms_from_scratch.data.package_file import find_or_download, require_accepted_licence
 
@@ -153,7 +153,7 @@ def _obtain(asset: Asset, target: Path) -> Fetched:
             failures.append(f"LLMS_FROM_SCRATCH_MIRROR: {error}")
     urls = [f"{mirror.rstrip('/')}/{asset.folder}/{asset.file_name}"] if "://" in mirror else []
     urls += [_use_hub_endpoint(url) for url in asset.urls]
-    offline = os.environ.get("LLMS_FROM_SCRATCH_OFFLINE", "0") not in ("", "0")
+    offline = is_offline()
     if offline:
         set_aside_if_damaged(target, partial(check_file, asset))
         also = f", also not from the mirror {mirror}" if "://" in mirror else ""
@@ -193,6 +193,4 @@ def _copy_from_folder(asset: Asset, mirror: Path, target: Path) -> Path:
 
 def _use_hub_endpoint(url: str) -> str:
     """Honour ``HF_ENDPOINT``, the Hugging Face hub's own variable for mirrors."""
-    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/")
-    hub = "https://huggingface.co"
-    return endpoint + url[len(hub) :] if endpoint and url.startswith(hub + "/") else url
+    return hub_url() + url[len(HUB) :] if url.startswith(HUB + "/") else url

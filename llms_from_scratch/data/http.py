@@ -15,6 +15,7 @@ from tqdm import tqdm
 from llms_from_scratch.data.files import flush_to_disk, is_whole, set_aside_if_damaged
 from llms_from_scratch.data.formats import check_format
 
+HUB = "https://huggingface.co"
 CONNECT_TIMEOUT = 10.0  # seconds until a server must answer
 READ_TIMEOUT = 15.0  # seconds without a single byte
 TRIES = 4  # a URL is given up after this many tries, or at once if a try brings nothing new
@@ -149,7 +150,8 @@ def _append_rest(url: str, part: Part, is_pinned: bool) -> None:
     offset, version = part.size, part.version_at(url)
     if not version and not is_pinned:
         offset = 0  # nobody could tell whether the rest belongs to it
-    headers = {"Accept-Encoding": "identity"}  # the file's own bytes, not a compressed transfer
+    # The file's own bytes, not a compressed transfer
+    headers = {"Accept-Encoding": "identity", **_authorization(url)}
     if offset:
         headers["Range"] = f"bytes={offset}-"
         if version:
@@ -169,6 +171,23 @@ def _append_rest(url: str, part: Part, is_pinned: bool) -> None:
             raise requests.HTTPError(response=response)
     part.remove()
     _append_rest(url, part, is_pinned)
+
+
+def is_offline() -> bool:
+    """Whether ``LLMS_FROM_SCRATCH_OFFLINE`` forbids all connections."""
+    return os.environ.get("LLMS_FROM_SCRATCH_OFFLINE", "0") not in ("", "0")
+
+
+def hub_url() -> str:
+    """The Hugging Face hub, or the mirror in its own variable ``HF_ENDPOINT``."""
+    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or HUB
+
+
+def _authorization(url: str) -> dict[str, str]:
+    """The reader's token for gated models, if there is one, for the hub and nobody else."""
+    token = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")
+    is_hub = any(url.startswith(f"{place}/") for place in (HUB, hub_url()))
+    return {"Authorization": f"Bearer {token}"} if token and is_hub else {}
 
 
 def _is_rest(

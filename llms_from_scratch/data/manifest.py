@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+from llms_from_scratch.data.http import HUB  # HF_ENDPOINT replaces it
+
 BOOK_REPOSITORY = "https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/main"
 OPENAI = "https://openaipublic.blob.core.windows.net/gpt-2"
-HUB = "https://huggingface.co"  # HF_ENDPOINT replaces it
 BACKUP = "https://f001.backblazeb2.com/file/LLMs-from-scratch"
 
 

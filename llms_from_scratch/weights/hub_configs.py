@@ -1,0 +1,297 @@
+"""Other people's configurations, translated into ours, or refused by name.
+
+A field that changes what a model computes, and that our models do not compute, is a ``ValueError``:
+ignoring it would load weights into another function without a word.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from llms_from_scratch.ch04 import BASE_CONFIG
+
+# Fields that say nothing about the function from token ids to logits
+METADATA = set(
+    """
+    _attn_implementation_autoset _name_or_path _sliding_window_pattern architectures
+    bos_token_id cache_implementation chunk_size_feed_forward dtype eos_token_id
+    gradient_checkpointing id2label initializer_range is_encoder_decoder label2id
+    max_window_layers model_type n_ctx output_attentions output_hidden_states
+    output_router_logits pad_token_id pretraining_tp problem_type reorder_and_upcast_attn
+    return_dict router_aux_loss_coef sliding_window_pattern summary_activation
+    summary_first_dropout summary_proj_to_labels summary_type summary_use_proj
+    task_specific_params torch_dtype transformers_version use_cache
+    """.split()
+)
+NO_BIAS_NO_DROPOUT = {"attention_bias": False, "attention_dropout": 0.0, "hidden_act": "silu"}
+SIZES = {
+    "vocab_size": "vocab_size",
+    "max_position_embeddings": "context_length",
+    "hidden_size": "emb_dim",
+    "num_attention_heads": "n_heads",
+    "num_hidden_layers": "n_layers",
+    "intermediate_size": "hidden_dim",
+    "num_key_value_heads": "n_kv_groups",
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one ``model_type`` is read: names of sizes, what must have one value, and the rest."""
+
+    sizes: Mapping[str, str]  # theirs: ours, all needed
+    only: Mapping[str, object]  # theirs: the value that we compute
+    used: frozenset[str]  # read by ``more``
+    more: Callable[[dict], dict]  # the rest of our configuration
+    defaults: Mapping[str, object] = field(default_factory=dict)  # for fields left out
+
+
+def config_from_hub_dict(theirs: Mapping, where: str) -> tuple[str, dict]:
+    """The ``model_type`` and our configuration for a ``config.json``; ``where`` is for messages."""
+    model_type = theirs.get("model_type")
+    if model_type not in FAMILIES:
+        raise ValueError(
+            f"{where}: model_type {model_type!r} is unknown; known: {', '.join(FAMILIES)}"
+        )
+    family = FAMILIES[model_type]
+    theirs = dict(family.defaults) | dict(theirs)
+    for key, value in theirs.items():
+        if key in family.only:
+            allowed = family.only[key]
+            allowed = allowed if isinstance(allowed, tuple) else (allowed,)
+            if value not in (*allowed, None):
+                raise ValueError(
+                    f"{where}: {key}={value!r} is not computed here, only {key}={allowed[0]!r}"
+                )
+        elif key not in family.sizes and key not in family.used and key not in METADATA and value:
+            raise ValueError(f"{where}: field {key}={value!r} is unknown for {model_type}")
+    missing = [key for key in family.sizes if theirs.get(key) is None]
+    if missing:
+        raise ValueError(f"{where}: {', '.join(missing)} missing")
+    sizes = {ours: theirs[key] for key, ours in family.sizes.items()}
+    for ours, value in sizes.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{where}: the field for {ours} must be a number from 1 on: {value!r}")
+    try:
+        return model_type, sizes | family.more(theirs)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def rope_of(theirs: Mapping, layer_type: str | None = None) -> tuple[float, dict | None]:
+    """Base and scaling of the rotations, from the fields of older and newer files.
+
+    >>> rope_of({"rope_theta": 500000.0, "rope_scaling": None})
+    (500000.0, None)
+    """
+    parameters = theirs.get("rope_parameters") or {}
+    if layer_type and layer_type in parameters:
+        parameters = parameters[layer_type]
+    if not parameters:
+        parameters = {"rope_theta": theirs.get("rope_theta", 10_000.0)}
+        parameters |= theirs.get("rope_scaling") or {}
+    scaling = {key: value for key, value in parameters.items() if value is not None}
+    base = scaling.pop("rope_theta", theirs.get("rope_theta", 10_000.0))
+    rope_type = scaling.pop("rope_type", None) or scaling.pop("type", "default")
+    scaling.pop("type", None)
+    if scaling.pop("partial_rotary_factor", 1.0) != 1.0:
+        raise ValueError("rotations of a part of each head are not computed here")
+    if rope_type == "default":
+        if scaling:
+            raise ValueError(f"rope_type 'default' has no {', '.join(scaling)}")
+        return base, None
+    original = scaling.pop("original_max_position_embeddings", None)
+    if rope_type in ("yarn", "llama3"):
+        scaling["original_context_length"] = original or theirs["max_position_embeddings"]
+    if scaling.pop("truncate", True) is not True:
+        raise ValueError("YaRN with truncate=False is not computed here")
+    return base, {"rope_type": rope_type, **scaling}
+
+
+def _shared(theirs: dict) -> dict:
+    return {
+        "dtype": _dtype(theirs),
+        "rms_norm_eps": theirs.get("rms_norm_eps", 1e-6),
+        "tie_embeddings": bool(theirs.get("tie_word_embeddings", False)),
+    }
+
+
+def _dtype(theirs: dict) -> torch.dtype:
+    name = theirs.get("dtype") or theirs.get("torch_dtype") or "float32"
+    dtype = getattr(torch, str(name).removeprefix("torch."), None)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"unknown dtype {name!r}")
+    return dtype
+
+
+def _scaled(scaling: dict | None) -> dict:
+    return {"rope_scaling": scaling} if scaling else {}
+
+
+def _llama(theirs: dict) -> dict:
+    base, scaling = rope_of(theirs)
+    if theirs.get("sliding_window"):
+        raise ValueError("a sliding_window is not computed for llama")
+    head_dim = theirs.get("head_dim") or theirs["hidden_size"] // theirs["num_attention_heads"]
+    return _shared(theirs) | {"rope_base": base, "head_dim": head_dim} | _scaled(scaling)
+
+
+def _qwen3(theirs: dict) -> dict:
+    base, scaling = rope_of(theirs)
+    if "sliding_attention" in (theirs.get("layer_types") or []):
+        raise ValueError("layers with a window are not computed for qwen3")
+    head_dim = theirs.get("head_dim") or theirs["hidden_size"] // theirs["num_attention_heads"]
+    ours = _shared(theirs) | {"rope_base": base, "head_dim": head_dim, "qk_norm": True}
+    return ours | _scaled(scaling)
+
+
+def _qwen3_moe(theirs: dict) -> dict:
+    if theirs.get("mlp_only_layers") or theirs.get("decoder_sparse_step", 1) != 1:
+        raise ValueError("a mixture of dense and sparse layers is not computed here")
+    num_experts = theirs.get("num_experts") or theirs.get("num_local_experts")
+    if not num_experts or not theirs.get("moe_intermediate_size"):
+        raise ValueError("num_experts or moe_intermediate_size is missing")
+    return _qwen3(theirs) | {
+        "num_experts": num_experts,
+        "num_experts_per_tok": theirs["num_experts_per_tok"],
+        "moe_intermediate_size": theirs["moe_intermediate_size"],
+        "norm_topk_prob": bool(theirs.get("norm_topk_prob", False)),
+    }
+
+
+def _layers(theirs: dict, every: int) -> list[str]:
+    """The types of layers: listed, or every n-th one full."""
+    every = theirs.get("sliding_window_pattern") or theirs.get("_sliding_window_pattern") or every
+    listed = theirs.get("layer_types")
+    numbers = range(1, theirs["num_hidden_layers"] + 1)
+    return listed or ["sliding_attention" if n % every else "full_attention" for n in numbers]
+
+
+def _gemma3(theirs: dict) -> dict:
+    rope = theirs.get("rope_parameters") or {}
+    base, scaling = rope_of(theirs, "full_attention")
+    local_base = theirs.get("rope_local_base_freq", 10_000.0)
+    if "sliding_attention" in rope:
+        local_base, local_scaling = rope_of(theirs, "sliding_attention")
+        if local_scaling:
+            raise ValueError("scaled rotations in layers with a window are not computed here")
+    return _shared({"tie_word_embeddings": True} | theirs) | {
+        "head_dim": theirs.get("head_dim", 256),
+        "qk_norm": True,
+        "rope_base": base,
+        "rope_local_base": local_base,
+        "sliding_window": theirs["sliding_window"],
+        "layer_types": _layers(theirs, 6),
+        "query_pre_attn_scalar": theirs.get("query_pre_attn_scalar", 256),
+        **_scaled(scaling),
+    }
+
+
+def _olmo3(theirs: dict) -> dict:
+    base, scaling = rope_of(theirs, "full_attention")
+    scaling = scaling or {"rope_type": "default"}
+    if scaling["rope_type"] not in ("default", "yarn"):
+        raise ValueError(f"rope_type {scaling['rope_type']!r} is not computed for olmo3")
+    if "sliding_attention" in (theirs.get("rope_parameters") or {}):
+        local_base, local_scaling = rope_of(theirs, "sliding_attention")
+        if local_scaling or local_base != base:
+            raise ValueError("layers with a window must turn by the plain frequencies")
+    heads = theirs["num_attention_heads"]
+    ours = _shared(theirs) | {
+        "head_dim": theirs.get("head_dim") or theirs["hidden_size"] // heads,
+        "sliding_window": theirs["sliding_window"],
+        "layer_types": _layers(theirs, 4),
+        "rope_base": base,
+        "rope_type": scaling["rope_type"],
+    }
+    names = {
+        "factor": "rope_factor",
+        "original_context_length": "rope_orig_max",
+        "attention_factor": "rope_attention_factor",
+        "beta_fast": "beta_fast",
+        "beta_slow": "beta_slow",
+    }
+    for key, value in scaling.items():
+        if key != "rope_type":
+            if key not in names:
+                raise ValueError(f"rope_type 'yarn' with {key} is not computed here")
+            ours[names[key]] = value
+    return ours
+
+
+def _gpt2(theirs: dict) -> dict:
+    if theirs.get("n_inner") not in (None, 4 * theirs["n_embd"]):
+        raise ValueError(f"n_inner={theirs['n_inner']} is not computed here, only 4 * n_embd")
+    names = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
+    rates = {theirs.get(name, 0.1) for name in names}
+    if len(rates) > 1:
+        raise ValueError(f"{', '.join(names)} must be equal, got {sorted(rates)}")
+    return {"drop_rate": rates.pop(), "qkv_bias": BASE_CONFIG["qkv_bias"]}
+
+
+ROPE = frozenset({"rope_parameters", "rope_theta", "rope_scaling"})
+USED = ROPE | {"head_dim", "rms_norm_eps", "tie_word_embeddings", "dtype", "torch_dtype"}
+LAYERS = frozenset({"sliding_window", "layer_types", "sliding_window_pattern"})
+FAMILIES = {
+    "gpt2": Family(
+        sizes={
+            "vocab_size": "vocab_size",
+            "n_positions": "context_length",
+            "n_embd": "emb_dim",
+            "n_head": "n_heads",
+            "n_layer": "n_layers",
+        },
+        only={
+            "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+            "layer_norm_epsilon": 1e-5,
+            "scale_attn_weights": True,
+            "scale_attn_by_inverse_layer_idx": False,
+            "add_cross_attention": False,
+        },
+        used=frozenset(
+            {"n_inner", "resid_pdrop", "embd_pdrop", "attn_pdrop", "tie_word_embeddings"}
+        ),
+        more=_gpt2,
+    ),
+    "llama": Family(
+        SIZES,
+        NO_BIAS_NO_DROPOUT | {"mlp_bias": False},
+        USED | {"sliding_window"},
+        _llama,
+    ),
+    "qwen3": Family(
+        SIZES,
+        NO_BIAS_NO_DROPOUT | {"use_sliding_window": False},
+        USED | {"layer_types", "sliding_window"},
+        _qwen3,
+    ),
+    "qwen3_moe": Family(
+        {key: ours for key, ours in SIZES.items() if key != "intermediate_size"},
+        NO_BIAS_NO_DROPOUT | {"use_sliding_window": False},
+        USED
+        | {"layer_types", "sliding_window", "mlp_only_layers", "decoder_sparse_step", "num_experts"}
+        | {"num_local_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob"}
+        | {"intermediate_size"},
+        _qwen3_moe,
+    ),
+    "gemma3_text": Family(
+        SIZES,
+        {
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "use_bidirectional_attention": False,
+            "final_logit_softcapping": None,
+            "attn_logit_softcapping": None,
+        },
+        USED | LAYERS | {"rope_local_base_freq", "query_pre_attn_scalar"},
+        _gemma3,
+    ),
+    "olmo3": Family(
+        {**SIZES, "num_key_value_heads": "n_kv_heads"},
+        NO_BIAS_NO_DROPOUT,
+        USED | LAYERS,
+        _olmo3,
+    ),
+}

@@ -1,0 +1,168 @@
+"""Every architecture computes what ``transformers`` computes, with all parameters random."""
+
+import copy
+
+import pytest
+import torch
+import transformers
+
+from llms_from_scratch.kv_cache import KVCache
+from llms_from_scratch.kv_cache.generate import generate_text_simple
+from llms_from_scratch.weights.architectures import model_from_config
+from llms_from_scratch.weights.hub_configs import config_from_hub_dict
+from llms_from_scratch.weights.sources import from_dict
+
+SMALL = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": False,
+    "pad_token_id": None,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "attn_implementation": "eager",
+}
+WINDOW = {"sliding_window": 5}
+MIXED = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+YARN_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 500.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+PLAIN_ROPE = {"rope_type": "default", "rope_theta": 500.0}
+LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 500.0, "factor": 3.0}
+EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+BETAS = {"beta_fast": 8.0, "beta_slow": 2.0, "attention_factor": 1.3}
+
+
+def both(rope):
+    return {"rope_parameters": {"full_attention": rope, "sliding_attention": PLAIN_ROPE}}
+
+
+CASES = {
+    "llama2": ("Llama", {"num_key_value_heads": 4}),
+    "llama": ("Llama", {}),
+    "llama, one group": ("Llama", {"num_key_value_heads": 1}),
+    "llama, tied": ("Llama", {"tie_word_embeddings": True}),
+    "llama 3.1": ("Llama", {"rope_parameters": LLAMA3_ROPE}),
+    "llama, linear": ("Llama", {"rope_parameters": LINEAR_ROPE}),
+    "llama, yarn": ("Llama", {"rope_parameters": YARN_ROPE}),
+    "llama, wide heads": ("Llama", {"head_dim": 12}),
+    "qwen3": ("Qwen3", {}),
+    "qwen3, wide heads, tied": ("Qwen3", {"head_dim": 14, "tie_word_embeddings": True}),
+    "qwen3, yarn": ("Qwen3", {"rope_parameters": YARN_ROPE | {"attention_factor": 1.4}}),
+    "qwen3, one group": ("Qwen3", {"num_key_value_heads": 1}),
+    "qwen3 moe": ("Qwen3Moe", EXPERTS | {"norm_topk_prob": True}),
+    "qwen3 moe, not normalized": ("Qwen3Moe", EXPERTS | {"norm_topk_prob": False}),
+    "qwen3 moe, one expert": (
+        "Qwen3Moe",
+        EXPERTS | {"num_experts_per_tok": 1, "norm_topk_prob": True},
+    ),
+    "gemma3": ("Gemma3", WINDOW | MIXED | {"query_pre_attn_scalar": 11}),
+    "gemma3, tied, linear": (
+        "Gemma3",
+        WINDOW | MIXED | both(LINEAR_ROPE) | {"tie_word_embeddings": True},
+    ),
+    "gemma3, window of one": ("Gemma3", MIXED | {"sliding_window": 1}),
+    "olmo3": ("Olmo3", WINDOW | MIXED | both(PLAIN_ROPE)),
+    "olmo3, yarn": ("Olmo3", WINDOW | MIXED | both(YARN_ROPE)),
+    "olmo3, yarn with betas": (
+        "Olmo3",
+        WINDOW | MIXED | both(YARN_ROPE | BETAS) | {"num_key_value_heads": 4},
+    ),
+    "olmo3, tied": ("Olmo3", WINDOW | MIXED | {"tie_word_embeddings": True}),
+}
+
+
+def pair_of(case, dtype=torch.float32):
+    """A model of transformers with all parameters random, norms too, and ours with the same."""
+    name, changes = CASES[case]
+    changes = copy.deepcopy(changes)
+    config_class = {"Gemma3": "Gemma3TextConfig"}.get(name, f"{name}Config")
+    config = getattr(transformers, config_class)(**(SMALL | changes))
+    torch.manual_seed(len(case))
+    theirs = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    theirs = theirs.to(dtype)
+    model_type, cfg = config_from_hub_dict(config.to_dict(), case)
+    ours = model_from_config(model_type, cfg | {"dtype": dtype}, from_dict(theirs.state_dict(), ""))
+    return theirs, ours.eval()
+
+
+def ids(b, n, seed=0):
+    return torch.randint(0, 97, (b, n), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(params=CASES)
+def pair(request):
+    return pair_of(request.param)
+
+
+def assert_close(ours, theirs):
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_logits_equal_those_of_transformers(pair):
+    theirs, ours = pair
+    for n in (1, 4, 5, 6, 40):
+        assert_close(ours(ids(2, n)), theirs(ids(2, n)).logits)
+
+
+@torch.no_grad()
+def test_pieces_and_single_tokens_past_the_window_equal_the_whole(pair):
+    theirs, ours = pair
+    whole = ids(2, 40)
+    wanted = theirs(whole).logits
+    for sizes in ([40], [1] * 40, [3, 1, 9, 1, 1, 25], [7, 7, 7, 7, 7, 5], [12] + [1] * 28):
+        cache = KVCache.for_model(ours)
+        pieces = [ours(piece, cache=cache) for piece in whole.split(sizes, dim=1)]
+        assert_close(torch.cat(pieces, dim=1), wanted)
+
+
+@torch.no_grad()
+def test_rows_padded_on_the_left_get_the_logits_they_get_alone(pair):
+    theirs, ours = pair
+    whole, padding = ids(3, 30), torch.tensor([0, 11, 29])
+    for sizes in ([30], [20] + [1] * 10, [10, 10, 10]):
+        cache = KVCache(3)
+        cache.reset(padding)
+        logits = torch.cat([ours(x, cache=cache) for x in whole.split(sizes, dim=1)], dim=1)
+        for row, alone, start in zip(logits, whole, padding.tolist(), strict=True):
+            assert_close(row[start:], theirs(alone[None, start:]).logits[0])
+
+
+@torch.no_grad()
+def test_generation_equals_that_of_transformers(pair):
+    theirs, ours = pair
+    wanted = theirs.generate(ids(2, 7), max_new_tokens=30, do_sample=False, use_cache=False)
+    assert torch.equal(generate_text_simple(ours, ids(2, 7), 30), wanted)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", ["llama 3.1", "qwen3", "qwen3 moe", "gemma3", "olmo3, yarn"])
+def test_bfloat16_differs_by_rounding_only(case):
+    theirs, ours = pair_of(case, torch.bfloat16)
+    exact, _ = pair_of(case)
+    exact.load_state_dict({k: v.float() for k, v in theirs.state_dict().items()})
+    wanted = exact(ids(2, 30)).logits
+    error = (ours(ids(2, 30)).float() - wanted).abs()
+    peer = (theirs(ids(2, 30)).logits.float() - wanted).abs()
+    assert error.mean() <= 1.3 * peer.mean() + 1e-3
+    assert error.max() <= 2 * peer.max() + 1e-3
