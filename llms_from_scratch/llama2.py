@@ -119,7 +119,11 @@ class Llama2Model(DecoderModel):
         self.ropes = {"full_attention": rope}
 
 
-def load_weights_into_llama(model: nn.Module, param_config: Mapping, params: Mapping) -> None:
+def load_weights_into_llama(
+    model: nn.Module,
+    param_config: Mapping,
+    params: Mapping,
+) -> None:
     """Copy tensors by Meta's names, or by those on the hub, into a ``Llama2Model``.
 
     In Meta's files the numbers that turn together are neighbours, so the rows of the projections of

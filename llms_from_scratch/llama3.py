@@ -176,10 +176,15 @@ class Llama3Model(DecoderModel):
 CONFIG_KEYS = [key for key in LLAMA3_CONFIG_8B if key != "rope_freq"]
 
 # Attention is on PyTorch's fused kernel here anyway
-Llama3ModelFast, TransformerBlockFast = Llama3Model, TransformerBlock
+Llama3ModelFast = Llama3Model
+TransformerBlockFast = TransformerBlock
 
 
-def load_weights_into_llama(model: nn.Module, param_config: Mapping, params: Mapping) -> None:
+def load_weights_into_llama(
+    model: nn.Module,
+    param_config: Mapping,
+    params: Mapping,
+) -> None:
     """Copy tensors by their names on the hub into a ``Llama3Model``.
 
     Without ``lm_head.weight``, the output layer becomes the token embedding, and a line says so.

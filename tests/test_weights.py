@@ -29,10 +29,10 @@ from llms_from_scratch.weights import pretrained, sources
 from llms_from_scratch.weights.gpt2 import (
     config_from_hub,
     export_to_hub_folder,
-    from_hub_folder,
     from_openai,
     load_gpt2,
 )
+from llms_from_scratch.weights.hub import from_hub_folder
 from llms_from_scratch.weights.tf_bundle import TFCheckpoint
 
 CONFIG = {
@@ -127,9 +127,16 @@ def test_the_way_to_the_hub_format_and_back_changes_no_bit(tmp_path, model_class
 
 
 def test_exported_tokenizer_files_give_gpt2s_ids(tmp_path):
-    export_to_hub_folder(GPTModel(CONFIG), CONFIG, tmp_path)
+    config = CONFIG | {"vocab_size": 50257}
+    export_to_hub_folder(GPTModel(config), config, tmp_path)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert tokenizer("Hello, I am")["input_ids"] == [15496, 11, 314, 716]
+
+
+def test_a_model_with_another_vocabulary_is_exported_without_gpt2s(tmp_path):
+    export_to_hub_folder(GPTModel(CONFIG), CONFIG, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    assert json.loads((tmp_path / "config.json").read_text())["eos_token_id"] is None
 
 
 # --- OpenAI's TensorFlow format ---
@@ -383,7 +390,8 @@ def test_assign_checks_the_shape_and_copies_in_place():
 MEASURE_PEAK = """
 import os, resource, sys, torch
 from llms_from_scratch.ch04 import GPTModelFast
-from llms_from_scratch.weights.gpt2 import config_from_hub, from_hub_folder, load_gpt2
+from llms_from_scratch.weights.gpt2 import config_from_hub, load_gpt2
+from llms_from_scratch.weights.hub import from_hub_folder
 folder = sys.argv[1]
 model = GPTModelFast(config_from_hub(folder))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

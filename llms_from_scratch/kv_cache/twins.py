@@ -2,7 +2,7 @@
 
 import copy
 
-from torch import nn
+import torch.nn as nn
 
 
 def use_classes(module: nn.Module, table: dict[type, type]) -> None:

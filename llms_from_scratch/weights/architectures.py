@@ -1,4 +1,4 @@
-"""Which model class, names of tensors and form of conversation belong to a ``model_type``."""
+"""Which model class and names of tensors belong to a ``model_type`` of the hub."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,34 +6,33 @@ from dataclasses import dataclass
 import torch
 import torch.nn as nn
 
-from llms_from_scratch import gemma3, llama3, olmo3, qwen3
-from llms_from_scratch.weights.chat_formats import (
-    ChatFormat,
-    GemmaFormat,
-    OlmoFormat,
-    QwenFormat,
-    TurnFormat,
-)
+from llms_from_scratch.gemma3 import NAMES as GEMMA_NAMES
+from llms_from_scratch.gemma3 import Gemma3Model
+from llms_from_scratch.llama3 import NAMES as LLAMA_NAMES
+from llms_from_scratch.llama3 import Llama3Model
+from llms_from_scratch.olmo3 import NAMES as OLMO_NAMES
+from llms_from_scratch.olmo3 import Olmo3Model
+from llms_from_scratch.qwen3 import NAMES as QWEN_NAMES
+from llms_from_scratch.qwen3 import Qwen3Model, split_experts
 from llms_from_scratch.weights.mapping import load_by_names
 from llms_from_scratch.weights.sources import TensorSource
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """One row of the table: what is needed to make a model of a ``model_type`` and talk to it."""
+    """One row of the table: what is needed to make a model of a ``model_type``."""
 
     model_class: type[nn.Module]
     names: dict[str, str]  # of tensors, ours: the hub's
-    chat_format: type[TurnFormat]
     prepare: Callable[[TensorSource], TensorSource] = lambda source: source
 
 
 ARCHITECTURES = {
-    "llama": Architecture(llama3.Llama3Model, llama3.NAMES, ChatFormat),
-    "qwen3": Architecture(qwen3.Qwen3Model, qwen3.NAMES, QwenFormat),
-    "qwen3_moe": Architecture(qwen3.Qwen3Model, qwen3.NAMES, QwenFormat, qwen3.split_experts),
-    "gemma3_text": Architecture(gemma3.Gemma3Model, gemma3.NAMES, GemmaFormat),
-    "olmo3": Architecture(olmo3.Olmo3Model, olmo3.NAMES, OlmoFormat),
+    "llama": Architecture(Llama3Model, LLAMA_NAMES),
+    "qwen3": Architecture(Qwen3Model, QWEN_NAMES),
+    "qwen3_moe": Architecture(Qwen3Model, QWEN_NAMES, split_experts),
+    "gemma3_text": Architecture(Gemma3Model, GEMMA_NAMES),
+    "olmo3": Architecture(Olmo3Model, OLMO_NAMES),
 }
 
 

@@ -463,3 +463,25 @@ def special_tokens_of(tokenizer) -> dict[str, int]:
     if hasattr(tokenizer, "special_tokens"):
         return tokenizer.special_tokens
     return {token: tokenizer.encode_single_token(token) for token in tokenizer.special_tokens_set}
+
+
+def find_chat_format(tokenizer, model_type: str, template: str) -> TurnFormat | None:
+    """The form of conversation that a model was trained with; None if it came without a template.
+
+    Raises ``ValueError`` for a template of none of the families that are known here.
+    """
+    if tokenizer is None or not template:
+        return None
+    special = special_tokens_of(tokenizer)
+    for mark, form in (
+        ("<|start_header_id|>", ChatFormat),
+        ("<start_of_turn>", GemmaFormat),
+        ("<|im_start|>", {"olmo3": OlmoFormat, "llama": ChatMLFormat}.get(model_type, QwenFormat)),
+    ):
+        if mark in special and mark in template:
+            is_smollm = form is ChatMLFormat and SmolLM2Format.default_system in template
+            return (SmolLM2Format if is_smollm else form)(tokenizer)
+    raise ValueError(
+        "the model's chat template has no marks that are known here; known: those of Llama 3, "
+        "Gemma, and ChatML"
+    )

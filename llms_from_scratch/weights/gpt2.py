@@ -19,7 +19,9 @@ from safetensors.torch import save_file
 from llms_from_scratch.ch04 import BASE_CONFIG, check_config
 from llms_from_scratch.data.files import atomic_write
 from llms_from_scratch.tokenizer import encoder_json, vocab_bpe
-from llms_from_scratch.weights.sources import TensorSource, from_dict, from_safetensors
+from llms_from_scratch.weights.hub import read_json
+from llms_from_scratch.weights.hub_configs import config_from_hub_dict
+from llms_from_scratch.weights.sources import TensorSource, from_dict
 from llms_from_scratch.weights.tf_bundle import TFCheckpoint
 
 # Our name -> GPT-2's name (as on the hub), and how to turn GPT-2's tensor into ours:
@@ -92,6 +94,12 @@ def mapping_for(model: nn.Module) -> list[Step]:
     for i in range(len(model.trf_blocks)):
         for key, (theirs, transform) in PER_BLOCK.items():
             rows[f"trf_blocks.{i}.{key.format(**names)}"] = (f"h.{i}.{theirs}", transform)
+    unknown = [name for name in ours if name not in rows]
+    if unknown:
+        raise ValueError(
+            f"GPT-2 has nothing for {unknown[0]!r}: load its weights first, and change the model "
+            "(another output layer, LoRA) afterwards"
+        )
     return [Step(name, *rows[name]) for name in ours]
 
 
@@ -119,6 +127,8 @@ def load_gpt2(model: nn.Module, source: TensorSource) -> None:
     else:
         steps = [_own_output_layer(step, source) for step in mapping_for(model)]
     _check_steps(steps, parameters, source)
+    has_qkv_bias = any(step.theirs.endswith("c_attn.bias") for step in steps)
+    _check_nothing_left({step.theirs for step in steps}, source, has_qkv_bias)
     for step in steps:
         assign(parameters[step.ours], step.apply(source.read(step.theirs)))
 
@@ -140,13 +150,16 @@ def _check_steps(steps: list[Step], parameters: dict, source: TensorSource) -> N
             raise ValueError(
                 f"{source.description}: tensor {step.theirs!r} has shape {given}, wanted {wanted}"
             )
-    used = {step.theirs for step in steps}
+
+
+def _check_nothing_left(used: set[str], source: TensorSource, has_qkv_bias: bool) -> None:
     for name in source.shapes:
         if name in used or UNUSED.fullmatch(name):
             continue
-        if name.endswith("c_attn.bias") and not source.read(name).any():
+        is_bias = name.endswith("c_attn.bias") and not has_qkv_bias
+        if is_bias and not source.read(name).any():
             continue  # zeros: the same as none, for a model with qkv_bias=False
-        hint = " (set qkv_bias=True)" if name.endswith("c_attn.bias") else ""
+        hint = " (set qkv_bias=True)" if is_bias else ""
         raise ValueError(f"{source.description}: the model has no place for {name!r}{hint}")
 
 
@@ -225,22 +238,15 @@ def _leaves(tree: dict, prefix: str = ""):
 
 
 def config_from_hub(folder: str | Path) -> dict:
-    """Our configuration of the model in a hub folder. Raises ``ValueError`` if it is no GPT-2."""
-    theirs = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    """Our configuration of the model in a hub folder.
+
+    Raises ``ValueError`` if it is no GPT-2, or one that computes something else than ours do.
+    """
+    path = Path(folder) / "config.json"
+    theirs = read_json(path)
     if theirs.get("model_type") != "gpt2":
         raise ValueError(f"{folder} holds a model of type {theirs.get('model_type')!r}, not gpt2")
-    return BASE_CONFIG | {
-        "vocab_size": theirs["vocab_size"],
-        "context_length": theirs["n_positions"],
-        "emb_dim": theirs["n_embd"],
-        "n_heads": theirs["n_head"],
-        "n_layers": theirs["n_layer"],
-        "drop_rate": theirs.get("resid_pdrop", 0.1),
-    }
-
-
-def from_hub_folder(folder: str | Path) -> TensorSource:
-    return from_safetensors(Path(folder) / "model.safetensors")
+    return config_from_hub_dict(theirs, str(path))[1]
 
 
 def export_to_hub_folder(
@@ -248,7 +254,8 @@ def export_to_hub_folder(
 ) -> Path:
     """Write a GPT as a folder that ``transformers`` loads: weights, configuration, tokenizer.
 
-    If the output layer equals the token embedding, it is stored once.
+    If the output layer equals the token embedding, it is stored once. The tokenizer is GPT-2's, and
+    left out for a model with another vocabulary.
     """
     check_config(cfg)
     folder = Path(folder)
@@ -256,20 +263,24 @@ def export_to_hub_folder(
     tied = torch.equal(model.out_head.weight, model.tok_emb.weight)
     files = {
         "config.json": json.dumps(_hub_config(cfg, tied, dtype), indent=2).encode() + b"\n",
-        "vocab.json": encoder_json(),
-        "merges.txt": vocab_bpe(),
-        "tokenizer_config.json": json.dumps(
-            {"tokenizer_class": "GPT2Tokenizer", "model_max_length": cfg["context_length"]},
-            indent=2,
-        ).encode()
-        + b"\n",
     }
+    if cfg["vocab_size"] == BASE_CONFIG["vocab_size"]:
+        files |= _tokenizer_files(cfg)
     for name, content in files.items():
         with atomic_write(folder / name) as temporary:
             temporary.write_bytes(content)
     with atomic_write(folder / "model.safetensors") as temporary:
         save_file(_hub_tensors(model, tied, dtype), temporary, metadata={"format": "pt"})
     return folder
+
+
+def _tokenizer_files(cfg: dict) -> dict[str, bytes]:
+    config = {"tokenizer_class": "GPT2Tokenizer", "model_max_length": cfg["context_length"]}
+    return {
+        "vocab.json": encoder_json(),
+        "merges.txt": vocab_bpe(),
+        "tokenizer_config.json": json.dumps(config, indent=2).encode() + b"\n",
+    }
 
 
 def _hub_tensors(model: nn.Module, tied: bool, dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -293,6 +304,8 @@ def _hub_tensors(model: nn.Module, tied: bool, dtype: torch.dtype) -> dict[str, 
 
 
 def _hub_config(cfg: dict, tied: bool, dtype: torch.dtype) -> dict:
+    # A model with another vocabulary has GPT-2's end of text only if it says so elsewhere
+    end = 50256 if cfg["vocab_size"] == BASE_CONFIG["vocab_size"] else None
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -307,7 +320,7 @@ def _hub_config(cfg: dict, tied: bool, dtype: torch.dtype) -> dict:
         "activation_function": "gelu_new",  # the tanh approximation
         "layer_norm_epsilon": 1e-5,
         "tie_word_embeddings": tied,
-        "bos_token_id": 50256,
-        "eos_token_id": 50256,
+        "bos_token_id": end,
+        "eos_token_id": end,
         "dtype": str(dtype).removeprefix("torch."),
     }

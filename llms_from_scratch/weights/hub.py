@@ -15,7 +15,8 @@ from llms_from_scratch.data.formats import check_format
 from llms_from_scratch.data.http import DownloadError, download, hub_url, is_offline
 from llms_from_scratch.weights.sources import TensorSource, from_safetensors
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 
 
 def download_from_huggingface(

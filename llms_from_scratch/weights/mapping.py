@@ -8,7 +8,9 @@ import torch.nn as nn
 
 from llms_from_scratch.weights.sources import TensorSource
 
-UNUSED = re.compile(r".*rotary_emb\.inv_freq")  # some files have the frequencies; we compute them
+NOT_LEARNED = re.compile(
+    r".*rotary_emb\.inv_freq"
+)  # some files have the frequencies; we compute them
 
 
 def their_name(ours: str, table: Mapping[str, str]) -> str:
@@ -82,7 +84,7 @@ def _check_shapes(source: TensorSource, names: Mapping[str, str], parameters: Ma
 
 def _check_nothing_left(source: TensorSource, used: set[str]) -> None:
     for name in source.shapes:
-        if name not in used and not UNUSED.fullmatch(name):
+        if name not in used and not NOT_LEARNED.fullmatch(name):
             raise ValueError(f"{source.description}: the model has no place for {name!r}")
 
 

@@ -1,33 +1,80 @@
-"""A pretrained GPT on every machine: GPT-2 if it can be had, else the small one bundled here."""
+"""A pretrained model on every machine: by name, from a folder, a file or the hub."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
 from llms_from_scratch.ch04 import BASE_CONFIG, GPTModel, model_configs
-from llms_from_scratch.data import DownloadError, fetch
+from llms_from_scratch.data import DownloadError, cache_dir, fetch
 from llms_from_scratch.data.manifest import GPT2_SIZES, OPENAI_FILES
+from llms_from_scratch.tokenizer import END_OF_TEXT, get_tokenizer
+from llms_from_scratch.weights.architectures import model_from_config
+from llms_from_scratch.weights.chat_formats import (
+    HubTokenizer,
+    TurnFormat,
+    find_chat_format,
+    special_tokens_of,
+)
+from llms_from_scratch.weights.gguf import GGUFFile
+from llms_from_scratch.weights.gguf_models import (
+    config_from_gguf,
+    source_from_gguf,
+    tokenizer_from_gguf,
+)
 from llms_from_scratch.weights.gpt2 import (
-    config_from_hub,
     from_openai,
     load_gpt2,
     load_gpt2_params_from_tf_ckpt,
 )
+from llms_from_scratch.weights.hub import download_model, from_hub_folder, read_json
+from llms_from_scratch.weights.hub_configs import config_from_hub_dict
 from llms_from_scratch.weights.sources import TensorSource, from_pth, from_safetensors
 
 BUNDLED_NAME = "gpt2-tiny"
 BUNDLED = Path(__file__).parent.parent / "data" / BUNDLED_NAME
+GGUF_MODELS = ("smollm2-135m-instruct", "gemma3-270m")  # assets that packages of the index have
 
 
 @dataclass
 class Pretrained:
-    """A model in evaluation mode, its configuration, and what it is."""
+    """A model in evaluation mode, and what belongs to it.
 
-    name: str  # "gpt2-small (124M)", ..., "gpt2-tiny", or a path
+    ``eos_ids`` end a text, ``pad_id`` fills up a batch. ``chat`` knows how the model is spoken to;
+    None for a model that only goes on with a text. ``tokenizer`` is None if nobody knows it.
+    """
+
+    name: str  # "gpt2-small (124M)", ..., "gpt2-tiny", "smollm2-135m-instruct", or a path
     config: dict
     model: torch.nn.Module
+    model_type: str = "gpt2"
+    eos_ids: frozenset[int] = frozenset()
+    template: str = ""  # the chat template that came with it, as a text
+    make_tokenizer: Callable[[], object | None] = field(default=lambda: None, repr=False)
+
+    @cached_property
+    def tokenizer(self):
+        return self.make_tokenizer()
+
+    @cached_property
+    def chat(self) -> TurnFormat | None:
+        return find_chat_format(self.tokenizer, self.model_type, self.template)
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """All ids that end what the model writes."""
+        return self.eos_ids | (self.chat.stop_ids if self.chat else frozenset())
+
+    @cached_property
+    def pad_id(self) -> int:
+        """An id for padding; what it is makes no difference, for padding is never looked at."""
+        special = special_tokens_of(self.tokenizer) if self.tokenizer else {}
+        marks = ("<|pad|>", "<pad>", END_OF_TEXT)
+        found = next((special[mark] for mark in marks if mark in special), None)
+        return min(self.eos_ids, default=0) if found is None else found
 
 
 def choose_pretrained(
@@ -42,6 +89,8 @@ def choose_pretrained(
         chosen = load_pretrained(wanted, model_class)
         print(f"Model: {chosen.name}")
     except DownloadError:
+        if wanted not in model_configs:
+            raise
         chosen = load_pretrained(BUNDLED_NAME, model_class)
         print(
             f"Model: {BUNDLED_NAME}, which comes with this package, because {wanted} could not be "
@@ -51,27 +100,107 @@ def choose_pretrained(
 
 
 def load_pretrained(wanted: str | Path, model_class: type = GPTModel) -> Pretrained:
-    """Load one particular model: a key of ``model_configs``, ``"gpt2-tiny"``, or a path.
+    """Load one particular model: by name, from a path, or from the hub.
 
-    The path is a folder as on the Hugging Face hub (``config.json``, ``model.safetensors``), with
-    OpenAI's checkpoint (``hparams.json``, ``model.ckpt.*``), or as ``gpt_train.py`` writes it
-    (``settings.json``, ``model.pth``). A single file, ``.safetensors`` or ``.pth``, is taken with
-    the configuration beside it, or without one for GPT-2 of a usual size. Raises ``DownloadError``
-    if a download fails, and ``FileNotFoundError`` or ``ValueError`` for a path that holds no model.
+    Names: a key of ``model_configs``, ``"gpt2-tiny"``, ``"smollm2-135m-instruct"``,
+    ``"gemma3-270m"``, or a repository of the Hugging Face hub such as ``"Qwen/Qwen3-0.6B"``, which
+    is downloaded once.
+
+    A path is a folder as on the hub (``config.json``, one or more ``.safetensors``), with OpenAI's
+    checkpoint (``hparams.json``, ``model.ckpt.*``), or as ``gpt_train.py`` writes it
+    (``settings.json``, ``model.pth``); or a single file: ``.gguf``, or ``.safetensors`` or ``.pth``
+    with the configuration beside it, or without one for GPT-2 of a usual size.
+
+    ``model_class`` is the class of a GPT-2; other architectures have one each. Raises
+    ``DownloadError`` if a download fails, and ``FileNotFoundError`` or ``ValueError`` for a path
+    that holds no model that we compute.
     """
     if wanted in model_configs:
         config = BASE_CONFIG | model_configs[wanted]
         hub_name = GPT2_SIZES[_size_in(wanted)]
         path = fetch(f"{hub_name}/model.safetensors", allow_sample=False)
-        return _load(wanted, config, from_safetensors(path), model_class)
+        return _gpt2(wanted, config, from_safetensors(path), model_class)
+    if wanted in GGUF_MODELS:
+        return _from_gguf(wanted, fetch(f"{wanted}/model.gguf", allow_sample=False))
     path = BUNDLED if wanted == BUNDLED_NAME else Path(wanted)
     if not path.exists():
-        known = ", ".join([*model_configs, BUNDLED_NAME])
-        raise FileNotFoundError(f"{wanted} is neither a known model ({known}) nor a path")
-    source = _open(path)
+        path = _from_the_hub(wanted)
+    if path.suffix == ".gguf" and path.is_file():
+        return _from_gguf(str(wanted), path)
+    return _from_folder(str(wanted), path, model_class)
+
+
+def _from_the_hub(wanted: str | Path) -> Path:
+    """The folder of a hub repository, downloaded if need be."""
+    parts = str(wanted).split("/")
+    if isinstance(wanted, Path) or len(parts) != 2 or not all(parts) or "." in parts:
+        known = ", ".join([*model_configs, BUNDLED_NAME, *GGUF_MODELS])
+        raise FileNotFoundError(
+            f"{wanted} is neither a known model ({known}) nor a path that exists, nor a "
+            "repository of the hub, OWNER/NAME"
+        )
+    return download_model(wanted, cache_dir() / "hub" / "--".join(parts))
+
+
+def _from_gguf(name: str, path: Path) -> Pretrained:
+    file = GGUFFile(path)
+    model_type, config = config_from_gguf(file)
+    model = model_from_config(model_type, config, source_from_gguf(file, model_type, config))
+    eos = file.metadata.get("tokenizer.ggml.eos_token_id")
+    return Pretrained(
+        name,
+        config,
+        model,
+        model_type,
+        frozenset() if eos is None else frozenset({eos}),
+        file.metadata.get("tokenizer.chat_template", ""),
+        lambda: tokenizer_from_gguf(file),
+    )
+
+
+def _from_folder(name: str, path: Path, model_class: type) -> Pretrained:
     folder = path.parent if path.is_file() else path
-    config = _config_in(folder) or _usual_config(source)
-    return _load(str(wanted), config, source, model_class)
+    if (folder / "config.json").is_file():
+        theirs = read_json(folder / "config.json")
+        where = str(folder / "config.json")
+        model_type, config = config_from_hub_dict(theirs, where)
+        if model_type != "gpt2":
+            source = from_hub_folder(folder) if path.is_dir() else _open(path)
+            return _modern(name, folder, theirs, model_type, config, source)
+    else:
+        config = _config_in(folder)
+    source = _open(path)
+    return _gpt2(name, config or _usual_config(source), source, model_class, folder)
+
+
+def _modern(name, folder, theirs, model_type, config, source) -> Pretrained:
+    """A model of a hub folder that is no GPT-2."""
+    eos = theirs.get("eos_token_id")
+    generation = folder / "generation_config.json"
+    if generation.is_file():
+        eos = read_json(generation).get("eos_token_id", eos)
+    eos = [] if eos is None else eos if isinstance(eos, list) else [eos]
+    model = model_from_config(model_type, config, source)
+    tokenizer = folder / "tokenizer.json"
+    return Pretrained(
+        name,
+        config,
+        model,
+        model_type,
+        frozenset(eos),
+        _template_in(folder),
+        lambda: HubTokenizer(tokenizer, END_OF_TEXT) if tokenizer.is_file() else None,
+    )
+
+
+def _template_in(folder: Path) -> str:
+    """The chat template of a hub folder, in one of the places where it may be."""
+    if (folder / "chat_template.jinja").is_file():
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    if (folder / "tokenizer_config.json").is_file():
+        template = read_json(folder / "tokenizer_config.json").get("chat_template") or ""
+        return template if isinstance(template, str) else json.dumps(template)
+    return ""
 
 
 def _open(path: Path) -> TensorSource:
@@ -86,29 +215,49 @@ def _open(path: Path) -> TensorSource:
             return from_openai(candidate.with_suffix(""))
         if candidate.suffix == ".pth":
             return from_pth(candidate)
-    raise FileNotFoundError(f"{path} holds no model.safetensors, model.ckpt.index or model.pth")
+    if (path / "model.safetensors.index.json").is_file():
+        return from_hub_folder(path)
+    raise FileNotFoundError(
+        f"{path} holds no model.safetensors, model.ckpt.index, model.pth or .gguf file"
+    )
 
 
 def _config_in(folder: Path) -> dict | None:
-    """Our configuration of the model in a folder, if there is a file that says it."""
-    if (folder / "config.json").is_file():
-        return config_from_hub(folder)
-    for name, read in (
-        ("hparams.json", config_from_openai),
-        ("settings.json", lambda settings: settings["config"]),
-    ):
-        if (folder / name).is_file():
-            return read(json.loads((folder / name).read_text(encoding="utf-8")))
+    """Our configuration of the GPT in a folder, if there is a file that says it."""
+    if (folder / "hparams.json").is_file():
+        return config_from_openai(read_json(folder / "hparams.json"))
+    if (folder / "settings.json").is_file():
+        settings = read_json(folder / "settings.json")
+        if not isinstance(settings.get("config"), dict):
+            raise ValueError(f"{folder / 'settings.json'} has no 'config' of a model")
+        return settings["config"]
     return None
 
 
 def _usual_config(source: TensorSource) -> dict:
-    """The configuration of the GPT-2 that has this width."""
-    widths = {shape[-1] for name, shape in source.shapes.items() if name.endswith("wpe.weight")}
-    for sizes in model_configs.values():
-        if sizes["emb_dim"] in widths:
-            return BASE_CONFIG | sizes
-    raise ValueError(f"{source.description}: put its config.json beside it, it is no usual GPT-2")
+    """The configuration of a usual GPT-2, or of ours, that has these shapes.
+
+    All but the number of heads can be seen from them; that comes from the width.
+    """
+    shapes = {name.removeprefix("transformer."): shape for name, shape in source.shapes.items()}
+    ours = "tok_emb.weight" in shapes
+    embedding = shapes.get("tok_emb.weight" if ours else "wte.weight")
+    positions = shapes.get("pos_emb.weight" if ours else "wpe.weight")
+    heads = {sizes["emb_dim"]: sizes["n_heads"] for sizes in model_configs.values()} | {192: 6}
+    if not embedding or not positions or embedding[-1] not in heads:
+        raise ValueError(
+            f"{source.description}: put its config.json beside it, it is no usual GPT-2"
+        )
+    blocks = {name.split(".")[1] for name in shapes if name.startswith(("h.", "trf_blocks."))}
+    bias = "trf_blocks.0.att.W_query.bias" in shapes or "trf_blocks.0.att.qkv.bias" in shapes
+    return BASE_CONFIG | {
+        "vocab_size": embedding[0],
+        "context_length": positions[0],
+        "emb_dim": embedding[-1],
+        "n_layers": len(blocks),
+        "n_heads": heads[embedding[-1]],
+        "qkv_bias": bias or not ours,
+    }
 
 
 def download_and_load_gpt2(model_size: str, models_dir: str | Path) -> tuple[dict, dict]:
@@ -131,19 +280,37 @@ def download_and_load_gpt2(model_size: str, models_dir: str | Path) -> tuple[dic
 
 def config_from_openai(settings: dict) -> dict:
     """Our configuration of a model with OpenAI's ``hparams.json``."""
-    return BASE_CONFIG | {
-        "vocab_size": settings["n_vocab"],
-        "context_length": settings["n_ctx"],
-        "emb_dim": settings["n_embd"],
-        "n_heads": settings["n_head"],
-        "n_layers": settings["n_layer"],
+    names = {
+        "vocab_size": "n_vocab",
+        "context_length": "n_ctx",
+        "emb_dim": "n_embd",
+        "n_heads": "n_head",
+        "n_layers": "n_layer",
     }
+    missing = [theirs for theirs in names.values() if theirs not in settings]
+    if missing:
+        raise ValueError(f"hparams.json lacks {', '.join(missing)}")
+    return BASE_CONFIG | {ours: settings[theirs] for ours, theirs in names.items()}
 
 
-def _load(name: str, config: dict, source: TensorSource, model_class: type) -> Pretrained:
+def _gpt2(
+    name: str,
+    config: dict,
+    source: TensorSource,
+    model_class: type,
+    folder: Path | None = None,
+) -> Pretrained:
     model = model_class(config)
     load_gpt2(model, source)
-    return Pretrained(name, config, model.eval())
+    own = folder / "tokenizer.json" if folder else None
+
+    def make_tokenizer():
+        if own is not None and own.is_file():
+            return HubTokenizer(own, END_OF_TEXT)
+        return get_tokenizer("gpt2") if config["vocab_size"] == 50257 else None
+
+    eos = frozenset({50256}) if config["vocab_size"] == 50257 else frozenset()
+    return Pretrained(name, config, model.eval(), "gpt2", eos, "", make_tokenizer)
 
 
 def _size_in(name: str) -> str:
