@@ -14,6 +14,7 @@ import torch
 import torch.nn as nn
 
 from llms_from_scratch.ch04 import generate_text_simple
+from llms_from_scratch.generate import pick_next_token, softmax_with_temperature
 from llms_from_scratch.weights.gpt2 import (
     assign,
     load_gpt2_params_from_tf_ckpt,
@@ -142,7 +143,7 @@ def generate_and_print_sample(
     model: nn.Module, tokenizer, device: torch.device | str, start_context: str
 ) -> None:
     """Print 50 greedily chosen tokens on one line, to see what the model has learned so far."""
-    context_size = model.pos_emb.weight.shape[0]
+    context_size = model.cfg["context_length"]
     encoded = text_to_token_ids(start_context, tokenizer).to(device)
     with evaluating(model):
         token_ids = generate_text_simple(
@@ -222,50 +223,6 @@ def plot_losses(
     fig.tight_layout()
     for path in save_to:
         fig.savefig(path)
-
-
-def softmax_with_temperature(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Probabilities that are sharper for a temperature below 1 and flatter above (section 5.3.1).
-
-    Works along the last dimension. The largest logit is subtracted first, which changes no
-    probability, but keeps the numbers finite for temperatures close to 0.
-    """
-    logits = logits - logits.max(dim=-1, keepdim=True).values
-    return torch.softmax(logits / temperature, dim=-1)
-
-
-def pick_next_token(
-    logits: torch.Tensor,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    generator: torch.Generator | None = None,
-) -> torch.Tensor:
-    """Choose one token per row: logits (b, vocab_size) give ids (b, 1) (section 5.3).
-
-    Temperature 0 takes the largest logit. Otherwise a token is drawn at random, from exactly the
-    ``top_k`` most probable ones (``None`` or 0: from all), and from the fewest that together have
-    the probability ``top_p`` (Holtzman et al., "The Curious Case of Neural Text Degeneration",
-    2020).
-    Raises ``ValueError`` for a negative temperature or ``top_k``, or ``top_p`` outside of 0 to 1.
-    """
-    if temperature < 0 or (top_k or 0) < 0 or not 0 <= (1 if top_p is None else top_p) <= 1:
-        raise ValueError(
-            "temperature and top_k must not be negative, and top_p must be from 0 to 1; got "
-            f"{temperature=}, {top_k=}, {top_p=}"
-        )
-    if temperature == 0:
-        return logits.argmax(dim=-1, keepdim=True)  # (b, 1)
-    if top_k:
-        values, indices = logits.topk(min(top_k, logits.shape[-1]), dim=-1)  # (b, top_k)
-        logits = torch.full_like(logits, -torch.inf).scatter(-1, indices, values)
-    probas = softmax_with_temperature(logits, temperature)  # (b, vocab_size)
-    if top_p is not None:
-        ordered, indices = probas.sort(dim=-1, descending=True)
-        enough = ordered.cumsum(dim=-1) - ordered >= top_p  # those before have top_p already
-        enough[:, 0] = False  # the best one always stays
-        probas = probas.masked_fill(enough.scatter(-1, indices, enough), 0.0)
-    return torch.multinomial(probas, num_samples=1, generator=generator)  # (b, 1)
 
 
 def generate_stream(

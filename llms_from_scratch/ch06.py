@@ -399,7 +399,7 @@ def classify_with_probability(
     """
     if not text.strip():
         raise ValueError("the text is empty: there is nothing to classify")
-    context_length = model.pos_emb.num_embeddings
+    context_length = model.cfg["context_length"]
     check_length(max_length, context_length)
     max_length = max_length or context_length
     if pad_token_id is None:

@@ -18,11 +18,11 @@ import torch.nn as nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from llms_from_scratch.batch_generation import generate_greedy_batch
 from llms_from_scratch.ch05 import evaluating, take_batches
 from llms_from_scratch.data import ASSETS, find_asset, resolve
 from llms_from_scratch.data.files import atomic_write
 from llms_from_scratch.data.http import download
+from llms_from_scratch.generate import generate
 from llms_from_scratch.judge import (
     JudgeError,
     JudgeUnavailableError,
@@ -73,7 +73,6 @@ __all__ = [
     "find_prompt_style",
     "format_input",
     "format_input_phi",
-    "generate_greedy_batch",
     "generate_model_scores",
     "generate_responses",
     "is_correct",
@@ -432,7 +431,7 @@ def generate_responses(
     """
     style = find_prompt_style(prompt_style)
     prompts = [tokenizer.encode_ordinary(style.format_input(entry)) for entry in entries]
-    context_length = model.pos_emb.num_embeddings
+    context_length = model.cfg["context_length"]
     fitting = [i for i, prompt in enumerate(prompts) if len(prompt) < context_length]
     if len(fitting) < len(prompts):
         warnings.warn(
@@ -445,8 +444,12 @@ def generate_responses(
     with tqdm(total=len(fitting), desc="responses", disable=not progress) as bar:
         for start in range(0, len(fitting), batch_size):
             chosen = fitting[start : start + batch_size]
-            new_ids = generate_greedy_batch(
-                model, [prompts[i] for i in chosen], max_new_tokens, tokenizer.eot_token, device
+            new_ids = generate(
+                model.to(device),
+                [prompts[i] for i in chosen],
+                max_new_tokens,
+                stop_ids=(tokenizer.eot_token,),
+                stop_when_full=True,
             )
             for i, token_ids in zip(chosen, new_ids, strict=True):
                 responses[i] = extract_response(tokenizer.decode(token_ids), "", prompt_style)

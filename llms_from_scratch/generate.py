@@ -166,11 +166,16 @@ def penalize(logits: torch.Tensor, seen: torch.Tensor, penalty: float) -> torch.
 
 @dataclass
 class Row:
-    """One prompt of a batch, and what became of it."""
+    """One prompt of a batch, and what becomes of it."""
 
     prompt: list[int]
     new_ids: list[int] = field(default_factory=list)
-    finish_reason: str | None = None  # "stop", "length", or None while it goes on
+    most: int = 0  # new tokens
+    stopped: bool = False
+
+    @property
+    def runs(self) -> bool:
+        return not self.stopped and len(self.new_ids) < self.most
 
 
 def generate_tokens(
@@ -183,6 +188,7 @@ def generate_tokens(
     seed: int | Sequence[int] | None = None,
     on_token: Callable[[int, int], bool | None] | None = None,
     context_size: int | None = None,
+    stop_when_full: bool = False,
     use_cache: bool = True,
 ) -> Iterator[list[int | None]]:
     """Yield one list per step: the new token id of each prompt, None for those that have ended.
@@ -194,7 +200,8 @@ def generate_tokens(
 
     Each step shows the model one token per row, until the window of ``context_size`` tokens (at
     most, and by default, the model's context) is full. Then the window moves by one token per step,
-    its tokens get new positions, and all of it is computed anew. ``use_cache=False`` always does.
+    its tokens get new positions, and all of it is computed anew; with ``stop_when_full``, a row
+    ends there. ``use_cache=False`` computes the window anew in each step.
 
     The model is in ``eval()`` mode meanwhile. A model that takes no cache, one of the reader's own
     say, is shown the whole window in each step. Raises ``ValueError`` for an empty prompt, ids
@@ -205,9 +212,14 @@ def generate_tokens(
     limit = _context_length(model)
     context_size = limit if context_size is None else context_size
     _check_request(model, rows, max_new_tokens, context_size)
-    window = _Window(model, rows, max_new_tokens, min(context_size, limit), use_cache)
+    context_size = min(context_size, limit)
+    for row in rows:
+        row.most = max_new_tokens
+        if stop_when_full:
+            row.most = min(max_new_tokens, max(0, context_size - len(row.prompt)))
+    window = _Window(model, rows, context_size, use_cache)
     generators = _generators(seed, len(rows), window.tokens.device)
-    return _steps(window, rows, max_new_tokens, sampling, set(stop_ids), generators, on_token)
+    return _steps(window, rows, sampling, set(stop_ids), generators, on_token)
 
 
 def generate(
@@ -226,48 +238,51 @@ def generate(
     return new_ids
 
 
-def _steps(window, rows, max_new_tokens, sampling, stop_ids, generators, on_token):
+def _steps(window, rows, sampling, stop_ids, generators, on_token):
     """The loop itself: logits, a token for each row that goes on, until none does."""
-    active = list(range(len(rows)))  # numbers of the rows that are still in the batch
-    model = window.model
-    was_training = model.training
-    model.eval()
+    batch = list(range(len(rows)))  # numbers of the rows that are still computed
+    was_training = window.model.training
+    window.model.eval()
     try:
-        for _ in range(max_new_tokens):
+        while any(row.runs for row in rows):
+            running = [place for place, i in enumerate(batch) if rows[i].runs]
+            if len(running) <= len(batch) // 2:  # those that have ended cost as much as the others
+                window.keep_rows(running)
+                batch = [batch[place] for place in running]
             logits = window.logits().float()  # (rows in the batch, vocab_size)
-            chosen = sampling.choose(logits, window.texts, [generators[i] for i in active])
+            chosen = sampling.choose(logits, window.texts, [generators[i] for i in batch])
             window.append(chosen)
             step: list[int | None] = [None] * len(rows)
-            for i, token_id in zip(active, chosen[:, 0].tolist(), strict=True):
-                row = rows[i]
-                if row.finish_reason is None and token_id in stop_ids:
-                    row.finish_reason = "stop"
-                elif row.finish_reason is None:
-                    step[i] = token_id
-                    row.new_ids.append(token_id)
-                    if on_token is not None and on_token(i, token_id):
-                        row.finish_reason = "stop"
+            for i, token_id in zip(batch, chosen[:, 0].tolist(), strict=True):
+                if rows[i].runs:
+                    step[i] = _add(rows[i], token_id, stop_ids)
+                    if on_token is not None and step[i] is not None:
+                        rows[i].stopped |= bool(on_token(i, token_id))
             if any(token_id is not None for token_id in step):
                 yield step
-            running = [place for place, i in enumerate(active) if rows[i].finish_reason is None]
-            if not running:
-                return
-            if len(running) <= len(active) // 2:  # those that have ended cost as much as the others
-                window.keep_rows(running)
-                active = [active[place] for place in running]
     finally:
-        model.train(was_training)
+        window.model.train(was_training)
+
+
+def _add(row: Row, token_id: int, stop_ids: set[int]) -> int | None:
+    """Give a row its next token, unless that ends it."""
+    if token_id in stop_ids:
+        row.stopped = True
+        return None
+    row.new_ids.append(token_id)
+    return token_id
 
 
 class _Window:
     """The tokens of a batch of rows, padded on the left, and the part that the model is shown."""
 
-    def __init__(self, model, rows, max_new_tokens, context_size, use_cache):
-        self.original, self.context_size = model, context_size
+    def __init__(self, model, rows, context_size, use_cache):
+        self.context_size = context_size
         self.model, takes_cache = _cacheable(model)
         device = next(model.parameters()).device
         idx, lengths = left_pad([row.prompt for row in rows])
         b, n = idx.shape
+        max_new_tokens = max(row.most for row in rows)
         self.tokens = idx.new_zeros(b, n + max_new_tokens, device=device)
         self.tokens[:, :n] = idx.to(device)
         self.end = n
@@ -281,7 +296,8 @@ class _Window:
         first = max(0, self.end - self.context_size)
         with torch.inference_mode():
             if self.cache is None:
-                return self._logits_row_by_row(first).clone()
+                logits = self._logits_row_by_row(first)
+                return logits.clone()
             if self.use_cache and 0 < self.cache.length < self.context_size:
                 shown = self.tokens[:, self.end - 1 : self.end]
             else:  # the first step, or the window has moved

@@ -1,5 +1,7 @@
 """Chapter 5: decoding does what it says for any batch, and exactly what it says when values tie."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -133,11 +135,30 @@ def test_softmax_with_temperature_equals_its_definition():
 
 
 @pytest.mark.parametrize(
-    "options", [{"temperature": -1.0}, {"top_k": -1}, {"top_p": -0.1}, {"top_p": 1.1}]
+    ("options", "message"),
+    [
+        ({"temperature": -1.0}, "temperature must be 0 .* got -1.0"),
+        ({"temperature": math.nan}, "temperature must be 0 .* got nan"),
+        ({"temperature": math.inf}, "temperature must be 0 .* got inf"),
+        ({"temperature": 1e-320}, "temperature must be 0 .* got 1e-320"),
+        ({"top_k": -1}, "top_k must be a whole number .* got -1"),
+        ({"top_k": 1.5}, "top_k must be a whole number .* got 1.5"),
+        ({"top_p": -0.1}, "top_p must be from 0 to 1, got -0.1"),
+        ({"top_p": 1.1}, "top_p must be from 0 to 1, got 1.1"),
+        ({"top_p": math.nan}, "top_p must be from 0 to 1, got nan"),
+    ],
 )
-def test_meaningless_options_are_refused(options):
-    with pytest.raises(ValueError, match="must not be negative, and top_p must be from 0 to 1"):
+def test_meaningless_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
         pick_next_token(torch.zeros(1, 5), **options)
+
+
+@pytest.mark.parametrize("row", [[1.0, math.nan], [-math.inf, -math.inf], [math.inf, 0.0]])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_without_a_finite_maximum_are_refused(row, temperature):
+    logits = torch.tensor([[1.0, 2.0], row])
+    with pytest.raises(ValueError, match="the logits have no finite maximum"):
+        pick_next_token(logits, temperature)
 
 
 def test_each_row_ends_on_its_own_and_is_filled_up():

@@ -42,7 +42,6 @@ from llms_from_scratch.ch07 import (
     extract_response,
     format_input,
     format_input_phi,
-    generate_greedy_batch,
     generate_responses,
     load_entries,
     load_finetuned,
@@ -53,6 +52,7 @@ from llms_from_scratch.ch07 import (
 )
 from llms_from_scratch.data import DownloadError
 from llms_from_scratch.data.manifest import ASSETS
+from llms_from_scratch.generate import generate as generate_batch
 from llms_from_scratch.tokenizer import get_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -454,7 +454,8 @@ def test_batched_responses_are_those_of_one_prompt_at_a_time(tokenizer, lora):
     endless = list(one_at_a_time(eos_id=None))
     assert [len(ids) for ids in endless] == [9, 9, 9, 2, 9, 0, 9]
     for eos_id in (EOS, endless[2][4], endless[4][8], endless[0][0]):
-        assert generate_greedy_batch(model, prompts, 9, eos_id) == list(one_at_a_time(eos_id))
+        new_ids = generate_batch(model, prompts, 9, stop_ids=(eos_id,), stop_when_full=True)
+        assert new_ids == list(one_at_a_time(eos_id))
 
 
 def test_responses_end_at_the_end_token_and_keep_the_mode(tokenizer):
@@ -463,11 +464,11 @@ def test_responses_end_at_the_end_token_and_keep_the_mode(tokenizer):
     script = tokenizer.encode("\n\n### Response:\nYes.") + [EOS]
     lengths = {}
 
-    def scripted(features):  # one hot at the next word of the script
-        logits = torch.full((len(features), 50257), -1.0)
+    def scripted(features):  # (b, 1, emb_dim): one hot at the next word of the script
+        logits = torch.full((len(features), 1, 50257), -1.0)
         for row in range(len(features)):
             step = lengths[row] = lengths.get(row, -1) + 1
-            logits[row, script[step]] = 1.0
+            logits[row, 0, script[step]] = 1.0
         return logits
 
     model.out_head.forward = scripted
@@ -480,8 +481,8 @@ def test_prompts_that_fill_the_context_get_an_empty_response_and_a_warning(model
     with pytest.warns(UserWarning, match="1 of 2 prompts fill the model's context of 120"):
         responses = generate_responses([long, NO_INPUT], model, tokenizer, "cpu", max_new_tokens=2)
     assert responses[0] == "" and len(responses) == 2
-    with pytest.raises(ValueError, match="lists of 1 to 120 token ids"):
-        generate_greedy_batch(model, [[]], 2)
+    with pytest.raises(ValueError, match="prompt 0 is empty"):
+        generate_batch(model, [[]], 2)
 
 
 # --- saving
@@ -584,7 +585,7 @@ def test_the_command_answers_with_the_style_of_the_checkpoint(model, tmp_path, c
     for arguments, message in (
         (["nowhere"], "nowhere is neither a known model"),
         ([str(tmp_path), "--max-new-tokens", "0"], "must be at least 1, got 0"),
-        ([str(tmp_path), "--temperature", "-1"], "must not be negative"),
+        ([str(tmp_path), "--temperature", "-1"], "temperature must be 0"),
         ([str(tmp_path), "--device", "abacus"], "device 'abacus' cannot be used"),
     ):
         with pytest.raises(SystemExit) as error:

@@ -209,7 +209,7 @@ def test_generation_runs_offline_and_repeats_for_a_seed(tmp_path):
         (["--prompt", ""], "the prompt is empty"),
         (["--model", "nowhere"], "nowhere is neither a known model"),
         (["--model", "gpt2-xl (1558M)"], "LLMS_FROM_SCRATCH_OFFLINE is set"),
-        (["--temperature", "-1"], "temperature and top_k must not be negative"),
+        (["--temperature", "-1"], "temperature must be 0 (no randomness)"),
     ],
 )
 def test_bad_input_to_generation_is_reported_with_exit_code_2(tmp_path, args, message):
@@ -219,7 +219,7 @@ def test_bad_input_to_generation_is_reported_with_exit_code_2(tmp_path, args, me
 
 
 def test_text_arrives_in_whole_characters():
-    from llms_from_scratch.app.script_tools import TextStream
+    from llms_from_scratch.generate import TextStream
     from llms_from_scratch.tokenizer import get_tokenizer
 
     tokenizer = get_tokenizer()

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from llms_from_scratch.blocks.linear import apply_layer
 from llms_from_scratch.ch04 import GPTModel, generate_text_simple
 from llms_from_scratch.kv_cache import KVCache, left_pad
 from llms_from_scratch.kv_cache.generate import generate_text_simple as cached
 from llms_from_scratch.kv_cache.generate import generate_text_simple_stream as stream
 from llms_from_scratch.kv_cache.gpt2 import GPTModel as CachedGPT
-from llms_from_scratch.blocks.linear import apply_layer
 from llms_from_scratch.kv_cache.simple import GrowingCacheGPT, generate_text_simple_cached
 from llms_from_scratch.weights.pretrained import load_pretrained
 
@@ -293,7 +293,7 @@ def test_the_growing_cache_refuses_too_many_tokens_with_the_numbers():
     ("run", "message"),
     [
         (lambda m: m(ids(1, 4), use_cache=True), "no gradients: call the model under"),
-        (lambda m: cached(m, ids(1, 0), 4), "prompt 0 is empty: generation needs a token to start from"),
+        (lambda m: cached(m, ids(1, 0), 4), "prompt 0 is empty: generation needs a token"),
         (lambda m: cached(m, ids(1, 3), 4, 0), "context_size must be at least 1, got 0"),
         (
             lambda m: cached(m, ids(2, 3), 4, lengths=torch.tensor([4, 1])),

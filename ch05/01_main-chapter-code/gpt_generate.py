@@ -12,22 +12,19 @@ OpenAI's.
 import argparse
 import sys
 
-import torch
-
-from llms_from_scratch.app.script_tools import TextStream, pick_device, short_errors
+from llms_from_scratch.app.script_tools import pick_device, short_errors
 from llms_from_scratch.ch05 import (
     assign,
     choose_pretrained,
     download_and_load_gpt2,
     generate,
-    generate_stream,
     load_gpt2_params_from_tf_ckpt,
     load_pretrained,
     load_weights_into_gpt,
     text_to_token_ids,
     token_ids_to_text,
 )
-from llms_from_scratch.tokenizer import get_tokenizer
+from llms_from_scratch.generate import Sampling, stream_text
 
 __all__ = [
     "assign",
@@ -60,6 +57,9 @@ def main(
     """
     if not input_prompt:
         raise ValueError("the prompt is empty: give at least one character to continue")
+    sampling = Sampling(temperature, top_k)  # refuses what makes no sense before anything is loaded
+    if max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens must not be negative, got {max_new_tokens}")
     device = pick_device(device)
     pretrained = (load_pretrained if exact_model else choose_pretrained)(model_size)
     if gpt_config is not None and pretrained.name == model_size:
@@ -68,24 +68,23 @@ def main(
                 raise ValueError(
                     f"{model_size} has {key} {pretrained.config[key]}, not {gpt_config[key]}"
                 )
-    tokenizer = get_tokenizer("gpt2")
-    token_ids = text_to_token_ids(input_prompt, tokenizer).to(device)
-
-    torch.manual_seed(seed)
-    new_tokens = generate_stream(
+    tokenizer = pretrained.tokenizer
+    if tokenizer is None:
+        raise ValueError(f"{model_size} came without a tokenizer: put its tokenizer.json there")
+    pieces = stream_text(
         pretrained.model.to(device),
-        token_ids,
+        tokenizer,
+        text_to_token_ids(input_prompt, tokenizer)[0].tolist(),
         max_new_tokens,
-        context_size=pretrained.config["context_length"],
-        temperature=temperature,
-        top_k=top_k,
+        sampling,
+        stop_ids=pretrained.stop_ids if pretrained.chat else (),
+        seed=seed,
     )
     print("Output text:")
-    stream = TextStream(tokenizer)
     print(input_prompt, end="", flush=True)
-    for idx_next in new_tokens:
-        print(stream.add(idx_next.item()), end="", flush=True)
-    print(stream.rest())
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
 
 
 if __name__ == "__main__":
@@ -97,7 +96,8 @@ if __name__ == "__main__":
         "--model",
         default="gpt2-small (124M)",
         help='"gpt2-small (124M)", "gpt2-medium (355M)", "gpt2-large (774M)", "gpt2-xl (1558M)", '
-        '"gpt2-tiny", or a folder (default: gpt2-small, else the bundled gpt2-tiny)',
+        '"gpt2-tiny", "smollm2-135m-instruct", a folder or file, or a model of the hub, OWNER/NAME '
+        "(default: gpt2-small, else the bundled gpt2-tiny)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     parser.add_argument("--max-new-tokens", type=int, default=25, help="default: 25")

@@ -132,8 +132,10 @@ def copy_definitions(args: argparse.Namespace) -> int:
 
 
 def add_chat(commands) -> None:
-    chat = commands.add_parser("chat", help="talk to a model that was finetuned in chapter 7")
-    chat.add_argument("checkpoint", help="its folder or file, or a name such as gpt2-tiny")
+    chat = commands.add_parser("chat", help="talk to a model, your own or a pretrained one")
+    chat.add_argument(
+        "checkpoint", help="its folder or file, or a name such as smollm2-135m-instruct"
+    )
     chat.add_argument("--prompt", help="answer this one message, then end")
     chat.add_argument(
         "--prompt-style",

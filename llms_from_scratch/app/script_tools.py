@@ -1,7 +1,6 @@
 """What every script needs: a device, a folder to write to, and short error messages."""
 
 import argparse
-import codecs
 import contextlib
 import tempfile
 from collections.abc import Iterator
@@ -61,23 +60,3 @@ def short_errors(parser: argparse.ArgumentParser) -> Iterator[None]:
         yield
     except (ValueError, FileNotFoundError, DownloadError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
-
-
-class TextStream:
-    """Text from tokens that arrive one by one.
-
-    A token may end inside a character, which has up to four bytes in UTF-8. So the text is given
-    out only up to the last whole character.
-    """
-
-    def __init__(self, tokenizer):
-        self.tokenizer = tokenizer
-        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def add(self, token_id: int) -> str:
-        """The text that this token completes; empty if it ends inside a character."""
-        return self.decoder.decode(self.tokenizer.decode_single_token_bytes(token_id))
-
-    def rest(self) -> str:
-        """What is left at the end: a replacement sign if a character was not completed."""
-        return self.decoder.decode(b"", final=True)
