@@ -39,7 +39,10 @@ ARCHITECTURES = {
 def model_from_config(model_type: str, cfg: dict, source: TensorSource) -> nn.Module:
     """A model with the tensors of a source; it never has memory that is not filled by them."""
     architecture = ARCHITECTURES[model_type]
-    with torch.device("meta"):
-        model = architecture.model_class(cfg)
+    try:
+        with torch.device("meta"):
+            model = architecture.model_class(cfg)
+    except ValueError as error:
+        raise ValueError(f"{source.description}: {error}") from None
     load_by_names(model, architecture.prepare(source), architecture.names)
     return model.eval()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from llms_from_scratch.blocks.rope import check_scaling
 from llms_from_scratch.ch04 import BASE_CONFIG
 
 # Fields that say nothing about the function from token ids to logits
@@ -106,7 +107,7 @@ def rope_of(theirs: Mapping, layer_type: str | None = None) -> tuple[float, dict
         scaling["original_context_length"] = original or theirs["max_position_embeddings"]
     if scaling.pop("truncate", True) is not True:
         raise ValueError("YaRN with truncate=False is not computed here")
-    return base, {"rope_type": rope_type, **scaling}
+    return base, check_scaling({"rope_type": rope_type, **scaling})
 
 
 def _shared(theirs: dict) -> dict:
@@ -147,8 +148,9 @@ def _qwen3(theirs: dict) -> dict:
 
 
 def _qwen3_moe(theirs: dict) -> dict:
-    if theirs.get("mlp_only_layers") or theirs.get("decoder_sparse_step", 1) != 1:
-        raise ValueError("a mixture of dense and sparse layers is not computed here")
+    for key, usual in (("mlp_only_layers", []), ("decoder_sparse_step", 1)):
+        if theirs.get(key) not in (None, usual):
+            raise ValueError(f"{key}={theirs[key]!r}: dense layers among sparse are not computed")
     num_experts = theirs.get("num_experts") or theirs.get("num_local_experts")
     if not num_experts or not theirs.get("moe_intermediate_size"):
         raise ValueError("num_experts or moe_intermediate_size is missing")
