@@ -131,6 +131,19 @@ def test_a_notebooks_model_equals_transformers_with_windows_full_layers_and_yarn
             torch.testing.assert_close(logits, wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", [*GEMMA, *OLMO])
+def test_the_books_small_configurations_give_logits(notebooks, name):
+    notebook = notebooks[name]
+    changes = {"vocab_size": 100, "n_layers": 2, "layer_types": ["full_attention"] * 2}
+    if name in GEMMA:
+        cfg = gemma_config(**changes, n_kv_groups=1, sliding_window=16, query_pre_attn_scalar=256)
+        model = notebook.Gemma3Model(cfg)
+    else:
+        rope = {"rope_type": "default", "rope_factor": 1.0, "rope_attention_factor": 1.0}
+        model = notebook.Olmo3Model(olmo_config(**changes, **rope, n_kv_heads=1))
+    assert model(torch.tensor([[1, 2, 3, 99]])).shape == (1, 4, 100)
+
+
 @pytest.mark.parametrize("name", [GEMMA[1], OLMO[1]])
 def test_a_notebooks_stream_gives_one_token_of_each_row_at_a_time(notebooks, name):
     notebook = notebooks[name]
