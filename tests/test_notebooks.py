@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -10,11 +11,15 @@ import pytest
 import run_notebooks
 import sync_notebooks
 
+from llms_from_scratch.data import cached_path, find_asset
+from llms_from_scratch.data.package_file import installed_file
+
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sync_notebooks.all_notebooks()
 MACHINE_PATH = re.compile(r"/root/|/home/|/Users/|/work/|/tmp/|[A-Z]:\\\\?Users")
 REMOTE_IMAGE = re.compile(r"!\[[^\]]*\]\(https?:|<img[^>]+src=[\"']https?:", re.IGNORECASE)
 IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)]+)\)")
+SMOLLM2 = "smollm2-135m-instruct"
 VARIES = {"nbval-skip", "nbval-ignore-output"}  # tags of cells that print versions or timings
 
 all_notebooks = pytest.mark.parametrize(
@@ -47,7 +52,20 @@ def changed_cells(committed, executed) -> list[str]:
     ]
 
 
+@pytest.fixture
+def real_model(path, request) -> None:
+    """SmolLM2 in the tests' own cache, for a notebook that loads it; a skip where it is absent."""
+    if SMOLLM2 not in path.read_text(encoding="utf-8"):
+        return
+    found = request.getfixturevalue("smollm2_path")
+    asset = find_asset(f"{SMOLLM2}/model.gguf")
+    if found != installed_file(asset.packages[0]) and not cached_path(asset).is_file():
+        cached_path(asset).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(found, cached_path(asset))
+
+
 @all_notebooks
+@pytest.mark.usefixtures("real_model")
 def test_notebook_runs_without_a_network_and_prints_what_is_committed(path):
     """Outputs are compared where the real data are, with which the committed ones were made."""
     committed = nbformat.read(path, as_version=4)
