@@ -14,7 +14,7 @@ import time
 
 import torch
 import transformers
-from timing import interleaved, synchronize
+from timing import bytes_per_token, interleaved, print_results, synchronize
 
 from llms_from_scratch.app.script_tools import pick_device
 from llms_from_scratch.ch04 import GPTModel, generate_text_simple
@@ -89,29 +89,6 @@ def take_turns(candidates: dict, slow: str, rounds: int) -> dict[str, list[float
     return seconds
 
 
-def bytes_per_token(model: torch.nn.Module) -> int:
-    """Bytes of the weights that a step reads: all but rows of the embeddings, plus output layer."""
-    embeddings = {"tok_emb.weight", "pos_emb.weight"}
-    layers = [p for name, p in model.named_parameters() if name not in embeddings]
-    if model.out_head.weight is model.tok_emb.weight:
-        layers.append(model.out_head.weight)
-    return sum(p.nbytes for p in layers)
-
-
-def print_results(seconds: dict[str, list[float]], new_tokens: int, limit: float) -> None:
-    """A Markdown table; ``limit`` is the seconds in which memory delivers the weights once."""
-    median = {name: statistics.median(values) for name, values in seconds.items()}
-    print("| variant | tokens/s (median) | fastest to slowest | ratio to transformers | of limit |")
-    print("|---|---|---|---|---|")
-    for name, values in seconds.items():
-        speed, high, low = (new_tokens / s for s in (median[name], min(values), max(values)))
-        print(
-            f"| {name} | {speed:.1f} | {high:.1f} to {low:.1f} "
-            f"| {median[BASELINE] / median[name]:.2f} | {speed * limit:.0%} |"
-        )
-    print(f"| limit of the memory's bandwidth | {1 / limit:.1f} | | | 100% |")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -155,7 +132,7 @@ def main() -> None:
     seconds = take_turns(candidates, "no cache", args.rounds)
     limit = statistics.median(seconds.pop("limit")) / 20
     print(f"Weights: {size / 1e6:,.0f} MB a token; memory delivers {size / limit / 1e9:.1f} GB/s\n")
-    print_results(seconds, args.new_tokens, limit)
+    print_results(seconds, args.new_tokens, limit, BASELINE)
 
     wanted = variants[BASELINE]()[0]
     for name in ("simple cache", "optimized cache"):

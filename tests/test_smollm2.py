@@ -1,6 +1,7 @@
 """SmolLM2-135M-Instruct out of its package: the logits, ids and answers that others get from it."""
 
 import random
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -77,12 +78,9 @@ def odd_strings(count: int) -> list[str]:
 
 def test_ids_are_those_of_the_tokenizers_library(smollm2, smollm2_path):
     gguf = pytest.importorskip("gguf")
-    sys.path.insert(0, str(DATA))
-    try:
-        from make_smollm2_golden import tokenizer_of
-    finally:
-        sys.path.remove(str(DATA))
-    theirs, ours = tokenizer_of(gguf.GGUFReader(smollm2_path)), smollm2.tokenizer
+    maker = runpy.run_path(str(DATA / "make_smollm2_golden.py"))
+    theirs = maker["tokenizer_of"](gguf.GGUFReader(smollm2_path))
+    ours = smollm2.tokenizer
     for text in [*TEXTS, *odd_strings(1000)]:
         ids = ours.encode_ordinary(text)
         assert ids == theirs.encode(text, add_special_tokens=False).ids, repr(text)

@@ -6,6 +6,9 @@ import torch
 import torch.nn as nn
 
 
+LARGE = 1 << 17  # numbers; a smaller matrix is read in less time than cutting it takes
+
+
 def apply_layer(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """``layer(x)``, where a linear layer sees one or two tokens on a CPU: with all its cores.
 
@@ -15,10 +18,11 @@ def apply_layer(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
     parts, without a copy. The result is the same to rounding; hooks of the layer are not called.
     """
     if not (
-        type(layer) is nn.Linear
+        x.shape[0] * x.shape[1] <= 2
+        and type(layer) is nn.Linear
+        and layer.weight.numel() >= LARGE
         and x.device.type == "cpu"
         and x.dtype == torch.float32
-        and x.shape[0] * x.shape[1] <= 2
         and not torch.is_grad_enabled()
         and layer.weight.is_contiguous()
         and torch.backends.mkl.is_available()

@@ -186,7 +186,8 @@ def apply_rope(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.T
               [0.5403, 0.8415]]]])
     """
     num_tokens = x.shape[-2]
-    cos, sin = cos[..., :num_tokens, :], sin[..., :num_tokens, :]
+    if cos.shape[-2] != num_tokens:
+        cos, sin = cos[..., :num_tokens, :], sin[..., :num_tokens, :]
     first, second = x.chunk(2, dim=-1)
     turned = torch.cat((-second, first), dim=-1)  # each pair, turned by a right angle
     return (x * cos + turned * sin).to(x.dtype)

@@ -34,6 +34,8 @@ class HubTokenizer:
             content = json.loads(self.path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{self.path} is no tokenizer.json: {error}") from None
+        if not isinstance(content, dict):
+            raise ValueError(f"{self.path} is no tokenizer.json: it holds no object")
         self._set_up(content, eot)
 
     @classmethod
@@ -48,8 +50,9 @@ class HubTokenizer:
         added = content.get("added_tokens") or []
         special = [t for t in added if t["special"] or t["content"] in self.ALSO_SPECIAL]
         self._tok = self._library(content)
-        ordinary = [t for t in added if t not in special]
-        self._plain = self._library({**content, "added_tokens": ordinary, "post_processor": None})
+        marked = [{**t, "special": t in special} for t in added]
+        self._plain = self._library({**content, "added_tokens": marked, "post_processor": None})
+        self._plain.encode_special_tokens = True  # as the text that they are
         self.special_tokens = {t["content"]: t["id"] for t in special}
         self.n_vocab = self._tok.get_vocab_size(with_added_tokens=True)
         self.eot_token = self.special_tokens.get(eot) if eot else None
