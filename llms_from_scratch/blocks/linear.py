@@ -1,4 +1,4 @@
-"""Linear layers for one token at a time, which is how text is generated."""
+"""Linear layers for a few tokens at a time, which is how text is generated."""
 
 import functools
 
@@ -6,39 +6,44 @@ import torch
 import torch.nn as nn
 
 
-LARGE = 1 << 17  # numbers; a smaller matrix is read in less time than cutting it takes
-
-
 def apply_layer(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """``layer(x)``, where a linear layer sees one or two tokens on a CPU: with all its cores.
+    """``layer(x)``, where a linear layer sees up to eight tokens on a CPU: with all its cores.
 
-    For a single token, a linear layer is a matrix times a vector, whose time is that of reading the
-    matrix. MKL, PyTorch's library for it, leaves that to one core, which cannot keep the memory
-    busy; but of several independent products, it gives some to each core. So the matrix is cut into
-    parts, without a copy. The result is the same to rounding; hooks of the layer are not called.
+    For so few tokens, the time is that of reading the weights, and one core cannot keep the memory
+    busy. MKL, PyTorch's library for products, gives the cores parts of the *rows* of the first
+    matrix, of which ``x @ weight.T`` has too few; so it is computed from the other side, as
+    ``(weight @ x.T).T``. For a single token, MKL leaves a matrix times a vector to one core, but
+    of several independent products it gives some to each; so the weights are cut into parts,
+    without a copy. The result is the same to rounding; hooks of the layer are not called.
     """
-    if not (
-        x.shape[0] * x.shape[1] <= 2
-        and type(layer) is nn.Linear
-        and layer.weight.numel() >= LARGE
+    tokens = x.shape[0] * x.shape[1]
+    if tokens > 8 or not _is_plain(layer, x):
+        return layer(x)
+    d_out, d_in = layer.weight.shape
+    columns = x.reshape(tokens, d_in).t()  # (d_in, tokens)
+    parts = _number_of_parts(d_out, torch.get_num_threads()) if tokens == 1 else 1
+    if parts > 1:
+        weights = layer.weight.view(parts, d_out // parts, d_in)
+        out = torch.bmm(weights, columns.expand(parts, d_in, 1))  # (parts, d_out / parts, 1)
+        out = out.view(*x.shape[:-1], d_out)
+    elif tokens == 1 or (tokens > 4 and d_out < d_in):
+        return layer(x)
+    else:
+        out = torch.mm(layer.weight, columns).t().contiguous().view(*x.shape[:-1], d_out)
+    return out if layer.bias is None else out + layer.bias
+
+
+def _is_plain(layer: nn.Module, x: torch.Tensor) -> bool:
+    """Whether a layer is nothing but a product in float32 on a CPU, and no gradient is wanted."""
+    return (
+        type(layer) is nn.Linear
         and x.device.type == "cpu"
         and x.dtype == torch.float32
+        and layer.weight.dtype == torch.float32
         and not torch.is_grad_enabled()
         and layer.weight.is_contiguous()
         and torch.backends.mkl.is_available()
-    ):
-        return layer(x)
-    d_out, d_in = layer.weight.shape
-    parts = _number_of_parts(d_out, torch.get_num_threads())
-    if parts == 1:
-        return layer(x)
-    weights = layer.weight.view(parts, d_out // parts, d_in)
-    columns = x.reshape(-1, d_in).t().expand(parts, d_in, -1)  # (parts, d_in, tokens)
-    if layer.bias is None:
-        out = torch.bmm(weights, columns)  # (parts, d_out / parts, tokens)
-    else:
-        out = torch.baddbmm(layer.bias.view(parts, -1, 1), weights, columns)
-    return out.view(d_out, -1).t().reshape(*x.shape[:-1], d_out)
+    )
 
 
 @functools.cache

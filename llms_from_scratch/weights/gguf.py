@@ -12,6 +12,7 @@ Format: docs/gguf.md in the ggml repository; ``gguf_quants`` says how weights ar
 """
 
 import math
+import mmap
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,17 @@ class GGUFFile:
             raise ValueError(f"{self.path} has no tensor {name!r}; its names are in .shapes")
         entry = self._entries[name]
         data = self._bytes[entry.start : entry.start + entry.num_bytes]
-        return torch.from_numpy(dequantize(data, entry.tensor_type).reshape(entry.shape))
+        weights = dequantize(data, entry.tensor_type).reshape(entry.shape)
+        self._release(entry)
+        return torch.from_numpy(weights)
+
+    def _release(self, entry: _Entry) -> None:
+        """Let the system drop the file's pages that were read: they would count as our memory."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            start = entry.start // mmap.PAGESIZE * mmap.PAGESIZE
+            length = entry.start + entry.num_bytes - start
+            if length:
+                self._bytes._mmap.madvise(mmap.MADV_DONTNEED, start, length)
 
 
 def from_gguf(path: str | Path) -> TensorSource:

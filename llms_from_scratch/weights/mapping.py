@@ -61,8 +61,9 @@ def set_parameter(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
 
 def _read(source: TensorSource, name: str) -> torch.Tensor:
     tensor = source.read(name)
-    # A sum is finite or not as its terms are, and needs no second tensor of their size
-    if not torch.isfinite(tensor.sum(dtype=torch.float64)):
+    # NaN and infinity show in the extremes, which need no second tensor of this size
+    extremes = torch.stack(tensor.aminmax()) if tensor.numel() else tensor
+    if not torch.isfinite(extremes).all():
         raise ValueError(
             f"{source.description}: tensor {name!r} has numbers that are not finite (NaN or "
             "infinity): the file is damaged, or its training diverged"
