@@ -15,7 +15,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from llms_from_scratch.app.cli import main as cli
-from llms_from_scratch.ch04 import GPTModel, GPTModelFast
+from llms_from_scratch.ch04 import BASE_CONFIG, GPTModel, GPTModelFast
 from llms_from_scratch.ch05 import (
     assign,
     choose_pretrained,
@@ -33,6 +33,7 @@ from llms_from_scratch.weights.gpt2 import (
     load_gpt2,
 )
 from llms_from_scratch.weights.hub import from_hub_folder
+from llms_from_scratch.weights.sources import from_dict
 from llms_from_scratch.weights.tf_bundle import TFCheckpoint
 
 CONFIG = {
@@ -456,3 +457,37 @@ def test_the_bundled_model_is_a_gpt2_for_transformers_too():
     with torch.no_grad():
         torch.testing.assert_close(bundled.model(ids), theirs.eval()(ids).logits, rtol=0, atol=1e-4)
     assert (pretrained.BUNDLED / "model.safetensors").stat().st_size < 30_000_000
+
+
+def test_a_converted_file_alone_is_read_again(tmp_path):
+    assert cli(["convert", "gpt2-tiny", str(tmp_path / "t.pth")]) == 0
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        wanted = load_pretrained("gpt2-tiny").model(ids)
+        assert torch.equal(load_pretrained(tmp_path / "t.pth").model(ids), wanted)
+    plain = GPTModel(
+        BASE_CONFIG | {"emb_dim": 768, "n_heads": 12, "n_layers": 1, "qkv_bias": False}
+    )
+    torch.save(plain.state_dict(), tmp_path / "plain.pth")
+    config = load_pretrained(tmp_path / "plain.pth").config
+    assert config["n_layers"] == 1 and config["n_heads"] == 12 and not config["qkv_bias"]
+
+
+def test_weights_of_gpt2_have_no_place_for_another_head_and_the_message_fits():
+    model = GPTModel(CONFIG)
+    source = from_dict(GPTModel(CONFIG | {"n_layers": CONFIG["n_layers"] + 1}).state_dict(), "x")
+    with pytest.raises(ValueError, match="the model has no place for 'trf_blocks") as error:
+        load_gpt2(model, source)
+    assert "qkv_bias" not in str(error.value)  # the model has it; it is merely shorter
+    hub = {"wte.weight": torch.zeros(CONFIG["vocab_size"], CONFIG["emb_dim"])}
+    model.out_head = torch.nn.Linear(CONFIG["emb_dim"], 2)
+    with pytest.raises(ValueError, match="GPT-2 has nothing for 'out_head.bias'"):
+        load_gpt2(model, from_dict(hub, "hub"))
+
+
+@pytest.mark.parametrize("content", ["{}", '{"config": 3}'])
+def test_settings_that_describe_no_model_are_a_value_error(tmp_path, content):
+    torch.save(GPTModel(CONFIG).state_dict(), tmp_path / "model.pth")
+    (tmp_path / "settings.json").write_text(content)
+    with pytest.raises(ValueError, match="settings.json has no 'config' of a model"):
+        load_pretrained(tmp_path)
