@@ -7,6 +7,7 @@ from pathlib import Path
 
 from llms_from_scratch import __version__
 from llms_from_scratch.app.console import tolerate_any_console
+from llms_from_scratch.app.export import add_export
 from llms_from_scratch.data import ASSETS, DownloadError, cache_dir, cached_path, fetch
 from llms_from_scratch.data.files import atomic_write
 from llms_from_scratch.data.package_file import installed_file
@@ -35,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     copy.add_argument("--list", action="store_true", help="show what can be copied, by chapter")
     copy.set_defaults(run=copy_definitions)
     add_chat(commands)
+    add_export(commands)
     args = parser.parse_args(argv)
     tolerate_any_console()
     try:
