@@ -21,7 +21,7 @@ def extend_tokenizer(
     They are special tokens: in a text, they count as such only where ``allowed_special`` has them.
     All other texts keep their ids, and the given tokenizer stays as it was. ``name`` is that of an
     encoding. Raises ``ValueError`` for a token that is empty, known already or given twice, and for
-    one that begins another: tiktoken would find "<a" in "<a>" and never look further.
+    one that begins another: tiktoken tries them in the order of a hash table, not by length.
 
     >>> extended = extend_tokenizer(BPETokenizer([]), ["<|user|>", "<|reply|>"])
     >>> extended.encode("<|reply|>A", allowed_special="all")
@@ -61,8 +61,8 @@ def _check_new_tokens(tokens: Sequence[str], known, specials: dict[str, int]) ->
             if token.startswith(other) or other.startswith(token):
                 short, long = sorted((token, other), key=len)
                 raise ValueError(
-                    f"{short!r} begins {long!r}, so that a text with the longer one would be taken "
-                    "for the shorter: end each with a mark of its own, as <|...|> does"
+                    f"{short!r} begins {long!r}, so that the longer one could be taken for the "
+                    "shorter and a rest: end each with a mark of its own, as <|...|> does"
                 )
         seen.append(token)
 

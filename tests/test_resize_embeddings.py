@@ -10,6 +10,7 @@ import torch.nn as nn
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from repository import ROOT
 
 from llms_from_scratch.appendix_e import replace_linear_with_lora
 from llms_from_scratch.bpe import BPETokenizer, gpt2_bpe_tokenizer
@@ -25,6 +26,7 @@ from llms_from_scratch.new_tokens import extend_tokenizer, resize_token_embeddin
 from llms_from_scratch.olmo3 import Olmo3Model
 from llms_from_scratch.qwen3 import Qwen3Model
 from llms_from_scratch.tokenizer import get_tokenizer
+from llms_from_scratch.utils import import_definitions_from_notebook
 from llms_from_scratch.weights.gpt2 import export_to_hub_folder
 from llms_from_scratch.weights.hub_configs import config_from_hub_dict
 from llms_from_scratch.weights.pretrained import load_pretrained
@@ -394,12 +396,26 @@ def test_a_tokenizer_of_another_kind_is_refused():
         extend_tokenizer({}, ["<|a|>"])
 
 
-def test_tiktoken_takes_the_shorter_of_two_tokens_which_is_why_they_are_refused():
+def test_tiktoken_may_take_the_shorter_of_two_tokens_which_is_why_they_are_refused():
     gpt2 = get_tokenizer("gpt2")
-    encoding = tiktoken.Encoding(
-        name="both",
-        pat_str=gpt2._pat_str,
-        mergeable_ranks=gpt2._mergeable_ranks,
-        special_tokens={"<|a": 50257, "<|ab": 50258},
-    )
-    assert 50258 not in encoding.encode("<|ab", allowed_special="all")
+    found = []
+    for i in range(12):  # which of the two it takes depends on a hash of their letters
+        encoding = tiktoken.Encoding(
+            name="both",
+            pat_str=gpt2._pat_str,
+            mergeable_ranks=gpt2._mergeable_ranks,
+            special_tokens={f"Mark{i}_1": 50257, f"Mark{i}_10": 50258},
+        )
+        found += encoding.encode(f"Mark{i}_10", allowed_special="all")
+    assert 50257 in found
+
+
+def test_the_notebook_as_a_module_has_both_functions_and_marks_speech():
+    folder = ROOT / "ch05" / "09_extending-tokenizers"
+    notebook = import_definitions_from_notebook(folder, "extend-tiktoken.ipynb")
+    model, _ = make("GPTModel")
+    notebook.resize_token_embeddings(model, NEW)
+    assert model.cfg["vocab_size"] == NEW
+    assert notebook.extend_tokenizer(get_tokenizer("gpt2"), TOKENS).n_vocab == 50259
+    marked = notebook.mark_speech('He said, "No," and "go')
+    assert marked == "He said,<|speech|>No,<|/speech|> and<|speech|>go"
