@@ -586,6 +586,7 @@ def test_nothing_is_overwritten_without_force(gpt_file, tmp_path, capsys):
     out = tmp_path / "out"
     command = ["export", str(gpt_file), "--format", "hf", "-o", str(out)]
     assert cli(command) == 0
+    assert len({path.stat().st_mode for path in out.iterdir()}) == 1  # all may read all of it
     before = (out / "model.safetensors").stat().st_mtime_ns
     assert "exists: choose another name, or add --force" in refused(capsys, *command[1:])
     assert (out / "model.safetensors").stat().st_mtime_ns == before

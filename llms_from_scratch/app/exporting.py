@@ -94,6 +94,8 @@ def export_model(loaded: Loaded, folder: Path, format: str, dtype: str | None = 
             (folder / "Modelfile").write_text(text, encoding="utf-8")
     card = model_card(loaded.pretrained, loaded.settings, format, dtype)
     (folder / "README.md").write_text(card, encoding="utf-8")
+    for path in folder.iterdir():  # safetensors writes files that only their owner may read
+        path.chmod((folder / "README.md").stat().st_mode)
 
 
 # --- The hub ---
