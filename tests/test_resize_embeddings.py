@@ -410,12 +410,10 @@ def test_tiktoken_may_take_the_shorter_of_two_tokens_which_is_why_they_are_refus
     assert 50257 in found
 
 
-def test_the_notebook_as_a_module_has_both_functions_and_marks_speech():
+def test_the_notebook_as_a_module_has_both_functions():
     folder = ROOT / "ch05" / "09_extending-tokenizers"
     notebook = import_definitions_from_notebook(folder, "extend-tiktoken.ipynb")
     model, _ = make("GPTModel")
     notebook.resize_token_embeddings(model, NEW)
     assert model.cfg["vocab_size"] == NEW
     assert notebook.extend_tokenizer(get_tokenizer("gpt2"), TOKENS).n_vocab == 50259
-    marked = notebook.mark_speech('He said, "No," and "go')
-    assert marked == "He said,<|speech|>No,<|/speech|> and<|speech|>go"
