@@ -253,6 +253,23 @@ def test_lora_is_merged_into_what_is_written_and_the_model_stays_as_it_was(tmp_p
     assert not any(isinstance(m, LinearWithLoRA) for m in without_lora(model).modules())
 
 
+def test_weights_that_are_too_large_for_the_wanted_type_are_refused(tmp_path):
+    loaded = loaded_of("llama")
+    with torch.no_grad():
+        loaded.pretrained.model.final_norm.weight[0] = 1e6
+    with pytest.raises(ValueError, match="final_norm.weight has the weight 1e.06, beyond 65504"):
+        export(loaded, tmp_path, "hf", "F16")
+
+
+def test_a_chat_template_that_we_do_not_know_is_passed_on(tmp_path):
+    loaded = loaded_of("llama", byte_pairs(), "{{ '[INST]' + messages[0]['content'] + '[/INST]' }}")
+    theirs = AutoTokenizer.from_pretrained(export(loaded, tmp_path))
+    messages = [{"role": "user", "content": "hi"}]
+    assert theirs.apply_chat_template(messages, tokenize=False) == "[INST]hi[/INST]"
+    with pytest.raises(ValueError, match="no marks that are known"):
+        export(loaded, tmp_path, "ollama")
+
+
 def test_what_no_configuration_of_the_hub_can_say_is_refused():
     with pytest.raises(ValueError, match="qk_norm=False cannot be written"):
         config_for_hub("qwen3", QWEN | {"qk_norm": False}, True, torch.float32)
@@ -538,6 +555,9 @@ def test_a_gguf_file_needs_a_tokenizer_that_llama_cpp_knows_and_that_fits(tmp_pa
         export(loaded_of("llama"), tmp_path, "gguf")
     with pytest.raises(ValueError, match="cuts texts in a way that has no name"):
         export(loaded_of("llama", byte_pairs(r"\w+|\W")), tmp_path, "gguf")
+    content = sentence_pieces() | {"normalizer": {"type": "Prepend", "prepend": "\u2581"}}
+    with pytest.raises(ValueError, match="SentencePiece tokenizer that adds a space"):
+        export(loaded_of("llama", HubTokenizer.from_content(content)), tmp_path, "gguf")
     with pytest.raises(ValueError, match="token 50256, but the model only 384 rows"):
         export(loaded_of("llama", get_tokenizer()), tmp_path, "gguf")
 
@@ -611,10 +631,11 @@ def test_force_replaces_exports_only(gpt_file, tmp_path, capsys):
 
 def test_a_failure_leaves_nothing_and_the_old_export_as_it_was(tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(RuntimeError), whole_folder(out) as folder:
-        (folder / "config.json").touch()
-        raise RuntimeError
-    assert list(tmp_path.iterdir()) == []
+    for target in (out, tmp_path / "new" / "folder" / "out"):
+        with pytest.raises(RuntimeError), whole_folder(target) as folder:
+            (folder / "config.json").touch()
+            raise RuntimeError
+        assert list(tmp_path.iterdir()) == []
     out.mkdir()
     (out / "config.json").touch()
     with pytest.raises(ValueError, match="cannot write .*out .No space left"):

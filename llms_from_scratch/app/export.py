@@ -89,6 +89,7 @@ def whole_folder(target: Path, force: bool = False) -> Iterator[Path]:
     """
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     old = target.with_name(f".{target.name}.{uuid.uuid4().hex}.old")
+    missing = [parent for parent in target.parents if not parent.exists()]
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -105,3 +106,7 @@ def whole_folder(target: Path, force: bool = False) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)
+            missing = []
+        for parent in missing:
+            with contextlib.suppress(OSError):
+                parent.rmdir()

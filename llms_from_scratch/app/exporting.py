@@ -77,6 +77,15 @@ def without_lora(model: nn.Module) -> nn.Module:
     return model
 
 
+def check_range(model: nn.Module, dtype: torch.dtype) -> None:
+    """Raise ``ValueError`` if a weight is beyond the largest number of a type."""
+    limit = torch.finfo(dtype).max
+    for name, parameter in model.named_parameters():
+        largest = parameter.detach().abs().max().item()
+        if not largest <= limit:  # also if it is no number
+            raise ValueError(f"{name} has the weight {largest:g}, beyond {limit:g} of {dtype}")
+
+
 def export_model(loaded: Loaded, folder: Path, format: str, dtype: str | None = None) -> None:
     """Write a model into an empty folder; ``format`` is "hf", "gguf" or "ollama".
 
@@ -86,9 +95,11 @@ def export_model(loaded: Loaded, folder: Path, format: str, dtype: str | None = 
     model = without_lora(loaded.pretrained.model)
     if format == "hf":
         kind = TORCH_DTYPES[dtype] if dtype else model.tok_emb.weight.dtype
+        check_range(model, kind)
         _write_hub(loaded, model, folder, kind)
     else:
-        _write_gguf(loaded, model, folder, dtype or "F16")
+        dtype = dtype or "F16"
+        _write_gguf(loaded, model, folder, dtype)
         if format == "ollama":
             text = modelfile(loaded.asked)
             (folder / "Modelfile").write_text(text, encoding="utf-8")
@@ -111,9 +122,18 @@ def _write_hub(loaded: Loaded, model: nn.Module, folder: Path, dtype: torch.dtyp
     if pretrained.tokenizer is not None:
         _write_tokenizer(loaded, folder, names)
     ids: dict = {f"{kind}_token_id": token_id for kind, (_, token_id) in names.items()}
-    if pretrained.stop_ids:
-        ids["eos_token_id"] = sorted(pretrained.stop_ids)
+    chat = known_chat(pretrained)
+    if stops := pretrained.eos_ids | (chat.stop_ids if chat else set()):
+        ids["eos_token_id"] = sorted(stops)
     write_json(folder / "generation_config.json", ids)
+
+
+def known_chat(pretrained: Pretrained) -> TurnFormat | None:
+    """How the model is asked; None also for a template that we do not know, but pass on."""
+    try:
+        return pretrained.chat
+    except ValueError:
+        return None
 
 
 def names_of_tokens(pretrained: Pretrained) -> dict[str, tuple[str, int]]:
@@ -122,7 +142,8 @@ def names_of_tokens(pretrained: Pretrained) -> dict[str, tuple[str, int]]:
         return {}
     special = special_tokens_of(pretrained.tokenizer)
     found = {"bos": next((mark for mark in BEGIN_MARKS if mark in special), None)}
-    chat_ends = list(pretrained.chat.stops) if pretrained.chat else []
+    chat = known_chat(pretrained)
+    chat_ends = list(chat.stops) if chat else []
     by_id = {token_id: token for token, token_id in special.items()}
     ends = [*chat_ends, *(by_id.get(token_id) for token_id in sorted(pretrained.eos_ids))]
     found["eos"] = next((end for end in ends if end), None)

@@ -17,6 +17,7 @@ from llms_from_scratch.blocks.rope import inverse_frequencies, scale_llama3
 from llms_from_scratch.weights.export_hub import is_tied
 from llms_from_scratch.weights.gguf_models import GEMMA_NORMS, MODEL_TYPES, NAMES, SIZES
 from llms_from_scratch.weights.gguf_writer import FILE_TYPES, GGUFTensor, choose_kind, write_gguf
+from llms_from_scratch.weights.gpt2 import _hub_tensors
 
 ARCHITECTURE_OF = {theirs: ours for ours, theirs in MODEL_TYPES.items()} | {"gpt2": "gpt2"}
 GPT2_NAMES = {  # the hub's: GGUF's
@@ -158,8 +159,6 @@ def tensors_for_gguf(
 
 
 def _gpt2_tensors(model: nn.Module) -> dict[str, Callable[[], torch.Tensor]]:
-    from llms_from_scratch.weights.gpt2 import _hub_tensors
-
     tensors = {}
     for name, tensor in _hub_tensors(model, is_tied(model), torch.float32).items():
         stem, _, leaf = name.removeprefix("transformer.").rpartition(".")

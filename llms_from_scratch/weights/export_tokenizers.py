@@ -110,6 +110,8 @@ def tokenizer_for_gguf(content: Mapping, vocab_size: int) -> dict:
     merges = [m.split(" ", 1) if isinstance(m, str) else m for m in model["merges"]]
     own = {"tokens": tokens, "token_type": kinds}
     if model.get("byte_fallback"):
+        if (content.get("normalizer") or {}).get("type") != "Replace":  # as Gemma's is
+            raise ValueError("a SentencePiece tokenizer that adds a space has no place here")
         own = {"model": "llama", "scores": _scores(tokens, merges), "add_space_prefix": False} | own
     else:
         pre = name_of_splitting(content.get("pre_tokenizer"))
