@@ -318,18 +318,22 @@ def test_other_rows_than_those_in_the_cache_are_refused():
             model(ids(3, 1), use_cache=True)
 
 
-# --- All cores for a single token ---
+# --- All cores for a few tokens ---
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("d_out", [24, 97, 2 * 97, 50257])
-@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (1, 2), (3, 1)])
+@pytest.mark.parametrize("d_out", [8, 24, 97, 2 * 97, 50257])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (1, 2), (4, 1), (5, 1), (2, 4), (3, 3)])
 def test_a_layer_in_parts_is_the_layer(shape, d_out, bias):
     torch.set_num_threads(2)
     layer = torch.nn.Linear(16, d_out, bias=bias)
     x = torch.randn(*shape, 16)
     with torch.no_grad():
         torch.testing.assert_close(apply_layer(layer, x), layer(x), rtol=0, atol=1e-5)
+        calls = []
+        layer.register_forward_hook(lambda *_: calls.append(1))
+        apply_layer(layer, x)
+    assert calls == [1]  # a layer that somebody looks at is called
 
 
 def test_text_with_layers_in_parts_equals_recomputed_text():

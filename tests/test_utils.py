@@ -131,7 +131,8 @@ def test_loaders_of_weights_take_the_model_by_the_name_model(notebook):
     assert module.load_weights_into_all(models=1) == (1, 2)
 
 
-def test_each_notebook_imports_the_files_beside_it(notebook, tmp_path):
+def test_each_notebook_imports_the_files_beside_it(notebook, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "previous_chapters", raising=False)  # of other tests
     for folder, value in (("one", 1), ("two", 2)):
         (tmp_path / folder).mkdir()
         path = tmp_path / folder / "previous_chapters.py"

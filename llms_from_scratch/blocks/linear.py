@@ -14,7 +14,7 @@ def apply_layer(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
     matrix, of which ``x @ weight.T`` has too few; so it is computed from the other side, as
     ``(weight @ x.T).T``. For a single token, MKL leaves a matrix times a vector to one core, but
     of several independent products it gives some to each; so the weights are cut into parts,
-    without a copy. The result is the same to rounding; hooks of the layer are not called.
+    without a copy. The result is the same to rounding.
     """
     tokens = x.shape[0] * x.shape[1]
     if tokens > 8 or not _is_plain(layer, x):
@@ -35,12 +35,15 @@ def apply_layer(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 def _is_plain(layer: nn.Module, x: torch.Tensor) -> bool:
     """Whether a layer is nothing but a product in float32 on a CPU, and no gradient is wanted."""
+    has_hooks = layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
     return (
         type(layer) is nn.Linear
+        and not has_hooks
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and layer.weight.dtype == torch.float32
         and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
         and layer.weight.is_contiguous()
         and torch.backends.mkl.is_available()
     )
