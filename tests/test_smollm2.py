@@ -2,13 +2,12 @@
 
 import random
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from peak_memory import run_and_measure
 
 from llms_from_scratch import ch05, ch06, ch07
 from llms_from_scratch.app.chat import Chat
@@ -118,20 +117,14 @@ def test_a_long_conversation_forgets_its_beginning(smollm2):
 
 def test_loading_takes_little_more_memory_than_the_weights(smollm2_path):
     code = (
-        "import resource, sys\n"
+        "import sys\n"
         "from llms_from_scratch.weights.pretrained import load_pretrained\n"
-        "from llms_from_scratch.weights import gguf_models\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
         "before = peak()\n"
         "model = load_pretrained(sys.argv[1]).model\n"
         "size = sum(p.nbytes for p in model.parameters())\n"
         "print((peak() - before) / size)\n"
     )
-    if sys.platform != "linux":
-        pytest.skip("peak memory is measured on Linux")
-    command = [sys.executable, "-c", code, str(smollm2_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 1.3
+    assert 1 <= run_and_measure(code, smollm2_path) < 1.3
 
 
 # --- The code of later chapters runs on it unchanged ---

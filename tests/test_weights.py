@@ -4,14 +4,13 @@ import dataclasses
 import json
 import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from peak_memory import run_and_measure
 from safetensors.torch import load_file, save_file
 
 from llms_from_scratch.app.cli import main as cli
@@ -389,27 +388,22 @@ def test_assign_checks_the_shape_and_copies_in_place():
 
 
 MEASURE_PEAK = """
-import os, resource, sys, torch
+import os, sys, torch
 from llms_from_scratch.ch04 import GPTModelFast
 from llms_from_scratch.weights.gpt2 import config_from_hub, load_gpt2
 from llms_from_scratch.weights.hub import from_hub_folder
 folder = sys.argv[1]
 model = GPTModelFast(config_from_hub(folder))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak()
 load_gpt2(model, from_hub_folder(folder))
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print((after - before) / os.path.getsize(folder + "/model.safetensors"))
+print((peak() - before) / os.path.getsize(folder + "/model.safetensors"))
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs the resource module")
 def test_loading_needs_at_most_1_3_times_the_file_beside_the_model(tmp_path):
     config = CONFIG | {"vocab_size": 8000, "emb_dim": 384, "n_heads": 6, "n_layers": 12}
     export_to_hub_folder(GPTModelFast(config), config, tmp_path)
-    child = subprocess.run(
-        [sys.executable, "-c", MEASURE_PEAK, str(tmp_path)], capture_output=True, text=True
-    )
-    assert float(child.stdout) < 1.3, child.stderr
+    assert 0 < run_and_measure(MEASURE_PEAK, tmp_path) < 1.3
 
 
 # --- Choosing a model ---
