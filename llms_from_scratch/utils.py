@@ -11,7 +11,6 @@ import ast
 import contextlib
 import json
 import linecache
-import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,7 +25,7 @@ from llms_from_scratch.data import ASSETS, DownloadError, fetch
 from llms_from_scratch.data.archive import check_member_name
 from llms_from_scratch.data.files import atomic_write, is_whole
 from llms_from_scratch.data.formats import check_format
-from llms_from_scratch.data.http import download
+from llms_from_scratch.data.http import download, is_offline
 from llms_from_scratch.tokenizer import encoder_json, vocab_bpe
 
 IMPORTS = ast.Import | ast.ImportFrom
@@ -207,7 +206,7 @@ def download_to(url: str, path: Path) -> Path:
     if known:
         return fetch(known, allow_sample=False, target=path)
     try:
-        if os.environ.get("LLMS_FROM_SCRATCH_OFFLINE", "0") not in ("", "0"):
+        if is_offline():
             raise DownloadError(f"LLMS_FROM_SCRATCH_OFFLINE is set, so {url} was not downloaded")
         return download([url], path, check=lambda downloaded: None)
     except DownloadError as error:

@@ -10,6 +10,7 @@ from llms_from_scratch.app.console import tolerate_any_console
 from llms_from_scratch.app.export import add_export
 from llms_from_scratch.data import ASSETS, DownloadError, cache_dir, cached_path, fetch
 from llms_from_scratch.data.files import atomic_write
+from llms_from_scratch.data.http import is_offline
 from llms_from_scratch.data.package_file import installed_file
 
 
@@ -60,13 +61,14 @@ def show_data(args: argparse.Namespace) -> int:
             raise ValueError("--fetch needs a name, or its beginning: all files have gigabytes")
         for asset in assets:
             fetch(asset.name, allow_sample=False)
-    offline = os.environ.get("LLMS_FROM_SCRATCH_OFFLINE", "0") not in ("", "0")
     print(f"cache:   {cache_dir()}   (set LLMS_FROM_SCRATCH_CACHE to move it)")
     print(
         f"mirror:  {os.environ.get('LLMS_FROM_SCRATCH_MIRROR') or 'none'}"
         "   (set LLMS_FROM_SCRATCH_MIRROR to a folder or a base URL)"
     )
-    print(f"network: {'off, LLMS_FROM_SCRATCH_OFFLINE is set' if offline else 'used if needed'}")
+    print(
+        f"network: {'off, LLMS_FROM_SCRATCH_OFFLINE is set' if is_offline() else 'used if needed'}"
+    )
     for asset in assets:
         size = f"{asset.size:,} bytes" if asset.size else "size unknown"
         print(f"\n{asset.name}\n  {asset.description}\n  {size}, {asset.licence}")
