@@ -278,7 +278,7 @@ class _Window:
 
     def __init__(self, model, rows, context_size, use_cache):
         self.context_size = context_size
-        self.model, takes_cache = _cacheable(model)
+        self.model, takes_cache = cacheable(model)
         device = next(model.parameters()).device
         idx, lengths = left_pad([row.prompt for row in rows])
         b, n = idx.shape
@@ -331,7 +331,7 @@ class _Window:
             self.cache.keep_rows(kept)
 
 
-def _cacheable(model: nn.Module) -> tuple[nn.Module, bool]:
+def cacheable(model: nn.Module) -> tuple[nn.Module, bool]:
     """The model as one that takes a cache, if it can be."""
     if type(model) in (GPTModel, GPTModelFast):
         return with_cache(model), True
