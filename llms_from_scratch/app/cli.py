@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from llms_from_scratch import __version__
-from llms_from_scratch.app.console import tolerate_any_console
+from llms_from_scratch.app.console import one_line, tolerate_any_console
 from llms_from_scratch.app.export import add_export
 from llms_from_scratch.data import ASSETS, DownloadError, cache_dir, cached_path, fetch
 from llms_from_scratch.data.files import atomic_write
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout = None
         return 0
     except (ValueError, OSError, DownloadError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+        parser.exit(2, f"{parser.prog}: error: {one_line(error)}\n")
 
 
 def show_data(args: argparse.Namespace) -> int:
@@ -97,6 +97,11 @@ def convert_model(args: argparse.Namespace) -> int:
 
     if args.target.exists():
         raise ValueError(f"{args.target} exists: choose another name, nothing is overwritten")
+    if args.target.suffix in (".safetensors", ".bin", ".pt", ".gguf", ".json", ".zip"):
+        raise ValueError(
+            f"{args.target}: a file ends in .pth here, and a folder has no such ending; give "
+            f"{args.target.with_suffix('')} or {args.target.with_suffix('.pth')}"
+        )
     pretrained = load_pretrained(args.source)
     if args.target.suffix == ".pth":
         with atomic_write(args.target) as temporary:

@@ -2,21 +2,22 @@
 
 import argparse
 import contextlib
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
-from llms_from_scratch.app.console import tolerate_any_console
-from llms_from_scratch.data import DownloadError
+from llms_from_scratch.app.console import one_line, tolerate_any_console
+from llms_from_scratch.data.http import DownloadError
 
 
-def pick_device(name: str = "auto") -> torch.device:
-    """Turn ``"auto"`` into CUDA, else MPS (Apple), else CPU; check any other name.
+def pick_device(name: str = "auto"):
+    """The ``torch.device`` of a name; ``"auto"`` is CUDA, else MPS (Apple), else CPU.
 
     Raises ``ValueError`` for an unknown device or one that this machine does not have.
     """
+    import torch  # takes a second, which --help can do without
+
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -32,6 +33,8 @@ def pick_device(name: str = "auto") -> torch.device:
 
 def _mps_works() -> bool:
     """Whether Apple's GPU gives right answers where some PyTorch versions did not."""
+    import torch
+
     if not torch.backends.mps.is_available():
         return False
     row = torch.tensor([[1.0, 3.0, 2.0]], device="mps")
@@ -40,6 +43,8 @@ def _mps_works() -> bool:
 
 def writable_folder(path: str | Path) -> Path:
     """Create a folder if necessary and return it; ``ValueError`` if one cannot write there."""
+    if not str(path):
+        raise ValueError("the name of the folder to write to is empty: give one, '.' say")
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -54,9 +59,15 @@ def writable_folder(path: str | Path) -> Path:
 
 @contextlib.contextmanager
 def short_errors(parser: argparse.ArgumentParser) -> Iterator[None]:
-    """Show what the user can mend as one line, with exit code 2, instead of a traceback."""
+    """Show what the user can mend as one line, with exit code 2, instead of a traceback.
+
+    That is any ``ValueError``, ``OSError`` or ``DownloadError``. Where the reader of our output
+    (``head``, say) has seen enough, the script ends without a word.
+    """
     tolerate_any_console()
     try:
         yield
-    except (ValueError, FileNotFoundError, DownloadError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    except BrokenPipeError:
+        sys.stdout = None
+    except (ValueError, OSError, DownloadError) as error:
+        parser.exit(2, f"{parser.prog}: error: {one_line(error)}\n")
