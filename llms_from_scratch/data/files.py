@@ -58,13 +58,16 @@ def _about_the_path(error: Exception, temporary: Path, path: Path) -> Exception:
 
 
 def is_whole(path: Path, check: Callable[[Path], object]) -> bool:
-    """Whether a file is there and passes the check, which raises ``ValueError`` if it does not."""
-    if not path.is_file():
-        return False
+    """Whether a file is there and passes the check, which raises ``ValueError`` if it does not.
+
+    One in a folder that may not be read counts as absent.
+    """
     try:
+        if not path.is_file():
+            return False
         check(path)
         return True
-    except ValueError:
+    except (ValueError, PermissionError):
         return False
 
 

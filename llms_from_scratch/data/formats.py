@@ -1,5 +1,6 @@
 """What a file says about itself: enough to know a wrong or a cut one before it is used."""
 
+import codecs
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,14 @@ from safetensors import SafetensorError, safe_open
 from llms_from_scratch.data.archive import check_zip
 
 LFS_POINTER = b"version https://git-lfs"
+# Byte order marks; that of UTF-32 begins like the one of UTF-16
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 TF_TABLE_END = bytes.fromhex("57fb808b247547db")  # the last bytes of a TensorFlow ``.index`` file
 
 
@@ -63,6 +72,19 @@ def read_json(path: Path) -> dict | list:
     if not isinstance(content, dict | list):
         raise ValueError(f"it holds a {type(content).__name__}, not a list or a dictionary")
     return content
+
+
+def decode_text(content: bytes, encoding: str = "utf-8") -> str:
+    r"""Text without byte order mark, each line ending with a line feed alone.
+
+    A mark of UTF-8, UTF-16 or UTF-32 says how the text is encoded; without one it is ``encoding``.
+    Raises ``UnicodeDecodeError`` for other bytes.
+
+    >>> decode_text(b"\xff\xfeH\x00i\x00"), decode_text(b"one\r\ntwo\r")
+    ('Hi', 'one\ntwo\n')
+    """
+    named = next((name for mark, name in MARKS if content.startswith(mark)), encoding)
+    return content.decode(named).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _check_tf_index(path: Path) -> None:
