@@ -91,6 +91,89 @@ def test_files_are_split_before_they_exceed_the_limit(tmp_path):
     assert sizes == [0.9, 0.2, 2.5, 0.1]
 
 
+def prepare(cwd, *args):
+    return run(cwd, "prepare_dataset.py", "--data_dir", "books", "--output_dir", "out", *args)
+
+
+def write_books(folder, **contents) -> None:
+    (folder / "books").mkdir(exist_ok=True)
+    for name, content in contents.items():
+        (folder / f"books/{name}.txt").write_bytes(content)
+
+
+def test_texts_in_any_unicode_encoding_and_language_are_kept_if_asked(tmp_path):
+    texts = {
+        "a": ("Война и мир", "utf-16"),
+        "b": ("红楼梦", "utf-8-sig"),
+        "c": ("Плаха", "cp1251"),
+        "d": ("An English one", "utf-16-be"),  # without a mark: it looks like a binary file
+    }
+    write_books(
+        tmp_path, **{name: text.encode(encoding) for name, (text, encoding) in texts.items()}
+    )
+    done = prepare(tmp_path, "--language", "any", "--fallback_encoding", "cp1251")
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "out/combined_1.txt").read_text(encoding="utf-8")
+    assert text.split("<|endoftext|>") == ["Война и мир", "红楼梦", "Плаха"]
+    assert "d.txt: it has NUL characters: a binary file, or UTF-16 without" in done.stdout
+
+
+def test_a_cut_utf16_file_and_a_wrong_fallback_cost_one_book_each(tmp_path):
+    cut, other = "An English text".encode("utf-16")[:-1], b"English \xff\xff"
+    write_books(tmp_path, a=cut, b=other, c=b"English")
+    done = prepare(tmp_path, "--fallback_encoding", "gb18030")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out/combined_1.txt").read_text(encoding="utf-8") == "English"
+    assert "a.txt: it is not whole: utf-16" in done.stdout.replace("utf-16-le", "utf-16")
+    assert "b.txt: it is neither UTF-8 nor gb18030" in done.stdout
+
+
+def test_nothing_left_is_a_failure_and_files_of_an_earlier_run_stay(tmp_path):
+    write_books(tmp_path, a="Война и мир".encode(), b=b"")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/combined_1.txt").write_text("old", encoding="utf-8")
+    done = prepare(tmp_path)
+    assert done.returncode == 2
+    assert "all 2 file(s) were skipped, nothing was written; --language any" in done.stderr
+    assert (tmp_path / "out/combined_1.txt").read_text(encoding="utf-8") == "old"
+
+
+def test_fewer_files_than_before_leave_none_of_the_old_ones(tmp_path):
+    write_books(tmp_path, a=b"x" * 1024**2, b=b"y" * 1024**2)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/notes.txt").write_text("mine", encoding="utf-8")
+    for size, names in ((1, ["combined_1.txt", "combined_2.txt"]), (3, ["combined_1.txt"])):
+        done = prepare(tmp_path, "--max_size_mb", size)
+        assert done.returncode == 0, done.stderr
+        assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [*names, "notes.txt"]
+    assert "2 file(s) of an earlier run in out were replaced" in done.stdout
+
+
+def test_its_own_files_are_no_books(tmp_path):
+    write_books(tmp_path, a=b"A text.")
+    for _ in range(2):
+        done = run(tmp_path, "prepare_dataset.py", "--data_dir", ".", "--output_dir", ".")
+        assert done.returncode == 0 and "1 file(s) to process" in done.stdout
+    assert (tmp_path / "combined_1.txt").read_text(encoding="utf-8") == "A text."
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--fallback_encoding", "klingon"], "Python knows no encoding 'klingon'"),
+        (["--data_dir", "nowhere"], "there is no folder nowhere"),
+        (["--max_size_mb", "0"], "max_size_mb must be positive, got 0"),
+        (["--output_dir", "books/a.txt"], "cannot write to books/a.txt"),
+        (["--output_dir", ""], "the name of the folder to write to is empty"),
+    ],
+)
+def test_bad_arguments_are_named_before_anything_is_written(tmp_path, args, message):
+    write_books(tmp_path, a=b"A text.")
+    done = prepare(tmp_path, *args)
+    assert done.returncode == 2 and message in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
+
+
 def test_token_files_give_the_windows_of_the_plain_dataset(tmp_path):
     (tmp_path / "book.txt").write_text(BOOK, encoding="utf-8")
     tokenizer = get_tokenizer()
