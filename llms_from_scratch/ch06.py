@@ -19,7 +19,6 @@ import torch.nn as nn
 from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset
 
-from llms_from_scratch.ch04 import GPTModel
 from llms_from_scratch.ch05 import calc_loss_batch as calc_token_loss_batch
 from llms_from_scratch.ch05 import calc_loss_loader as calc_token_loss_loader
 from llms_from_scratch.ch05 import evaluating, take_batches
@@ -28,11 +27,18 @@ from llms_from_scratch.data.archive import read_zip_member
 from llms_from_scratch.data.files import atomic_write, sha256_of
 from llms_from_scratch.data.http import download
 from llms_from_scratch.saving import (
+    GPT_CLASSES,
     describe_model,
     merged_state_dict,
     new_model,
     plain_value,
     read_settings,
+)
+from llms_from_scratch.weights.pretrained import Pretrained
+from llms_from_scratch.weights.saved_tokenizers import (
+    describe_tokenizer,
+    read_tokenizer,
+    write_tokenizer,
 )
 
 LABELS = {"ham": 0, "spam": 1}  # ham is what is not spam
@@ -428,36 +434,49 @@ def check_length(max_length: int | None, context_length: int) -> None:
 
 
 def save_classifier(
-    folder: str | Path, model: nn.Module, config: dict, max_length: int, **about
+    folder: str | Path,
+    model: nn.Module,
+    config: dict,
+    max_length: int,
+    *,
+    base: Pretrained | None = None,
+    **about,
 ) -> None:
     """Write ``review_classifier.safetensors`` and, beside it, what it is as JSON.
 
-    ``about`` may say more, for example which data the classifier was trained on. LoRA layers must
-    be merged (``merge_lora``). Raises ``ValueError``, before anything is written, for what
-    ``load_classifier`` could not read.
+    The model may be of any architecture. ``base`` is the pretrained model that was finetuned: its
+    tokenizer, unless that is GPT-2's, and its padding are kept too. ``about`` may say more, for
+    example which data the classifier was trained on. LoRA layers must be merged (``merge_lora``).
+    Raises ``ValueError``, before anything is written, for what ``load_classifier`` could not read.
     """
     folder = Path(folder)
     tensors = {name: t.contiguous().clone() for name, t in merged_state_dict(model).items()}
     num_classes = len(tensors["out_head.weight"])
     settings = {
         **about,
-        "config": config,
         "num_classes": num_classes,
         "max_length": max_length,
-        **describe_model(tensors, config, num_classes),
+        **describe_model(model, tensors, config, num_classes),
     }
+    tokenizer = describe_tokenizer(base.tokenizer) if base else None
+    if tokenizer:
+        settings |= {"tokenizer": tokenizer, "pad_token_id": base.pad_id}
     settings = plain_value(settings, "settings", for_json=True)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "review_classifier.safetensors") as temporary:
         save_file(tensors, temporary)
+    if tokenizer:
+        write_tokenizer(folder / "review_classifier.tokenizer.json", base.tokenizer)
     with atomic_write(folder / "review_classifier.json") as temporary:
         temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def load_classifier(folder: str | Path) -> tuple[GPTModel, dict]:
+def load_classifier(folder: str | Path) -> tuple[nn.Module, dict]:
     """The model that ``save_classifier`` wrote, in evaluation mode, and its settings.
 
-    Raises ``FileNotFoundError`` if there is none, and ``ValueError`` if the settings are damaged.
+    Its tokenizer is read by ``load_classifier_tokenizer``; ``settings["pad_token_id"]``, if it is
+    there, is the padding. Raises ``FileNotFoundError`` if there is no classifier, and
+    ``ValueError`` if the settings are damaged.
     """
     folder = Path(folder)
     for name in ("review_classifier.json", "review_classifier.safetensors"):
@@ -466,10 +485,21 @@ def load_classifier(folder: str | Path) -> tuple[GPTModel, dict]:
     keys = ("config", "num_classes", "max_length")
     settings = read_settings(folder / "review_classifier.json", keys)
     tensors = load_file(folder / "review_classifier.safetensors")
-    model = new_model(settings)
-    replace_output_head(model, settings["num_classes"])
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}  # aligned in memory
+    is_gpt = settings.get("model_class", "GPTModel") in GPT_CLASSES
+    with torch.device("cpu" if is_gpt else "meta"):  # others need no memory before their tensors
+        model = new_model(settings)
+        replace_output_head(model, settings["num_classes"])
     model.load_state_dict(tensors, assign=True)  # in the precision in which they were saved
     return model.eval(), settings
+
+
+def load_classifier_tokenizer(folder: str | Path):
+    """The tokenizer of the classifier in a folder: the one saved beside it, or GPT-2's."""
+    folder = Path(folder)
+    settings = read_settings(folder / "review_classifier.json", ())
+    path = folder / "review_classifier.tokenizer.json"
+    return read_tokenizer(path, settings.get("tokenizer"))
 
 
 def write_splits(folder: str | Path, *splits: pd.DataFrame) -> list[Path]:

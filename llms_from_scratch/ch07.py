@@ -44,10 +44,13 @@ from llms_from_scratch.saving import (
     plain_value,
     read_settings,
 )
-from llms_from_scratch.weights.pretrained import load_pretrained
+from llms_from_scratch.weights.chat_formats import TurnFormat, end_of_text_id
+from llms_from_scratch.weights.pretrained import Pretrained, load_pretrained
+from llms_from_scratch.weights.saved_tokenizers import describe_tokenizer, write_tokenizer
 
 # Judging answers, and generating many at once, are in modules of their own
 __all__ = [
+    "CHAT",
     "IGNORE_INDEX",
     "PAD_TOKEN_ID",
     "PROMPT_STYLES",
@@ -69,6 +72,7 @@ __all__ = [
     "custom_collate_with_masking_fn",
     "download_and_load_file",
     "encode_entry",
+    "end_id",
     "extract_response",
     "find_prompt_style",
     "format_input",
@@ -83,6 +87,7 @@ __all__ = [
     "load_instructions",
     "merged_state_dict",
     "normalize",
+    "open_finetuned",
     "parse_score",
     "query_model",
     "query_openai",
@@ -237,6 +242,9 @@ PROMPT_STYLES = {
 }
 
 
+CHAT = "chat"  # in settings: the chat template that the model came with
+
+
 def find_prompt_style(name: str) -> PromptStyle:
     if name not in PROMPT_STYLES:
         raise ValueError(f"the prompt style must be one of {tuple(PROMPT_STYLES)}, got {name!r}")
@@ -249,15 +257,29 @@ def extract_response(response_text: str, input_text: str, prompt_style: str = "a
     return response_text[len(input_text) :].replace(header.strip(), "").strip()
 
 
+def end_id(tokenizer, prompt_style: str | TurnFormat = "alpaca") -> int:
+    """The token that ends a response: ``pad_token_id`` for the functions that make batches.
+
+    That is the end of a text, or for a chat format (``Pretrained.chat``) the end of a turn.
+    """
+    if isinstance(prompt_style, TurnFormat):
+        return prompt_style.mark(prompt_style.stops[0])
+    return end_of_text_id(tokenizer)
+
+
 # --- Batches (section 7.3)
 
 
-def encode_entry(entry: dict, tokenizer, prompt_style: str = "alpaca") -> tuple[int, list[int]]:
+def encode_entry(entry: dict, tokenizer, prompt_style="alpaca") -> tuple[int, list[int]]:
     """The number of tokens of the prompt, and the token ids of prompt and response.
 
     The text is tokenized once. A token belongs to the prompt if its first byte does, so no token
-    after the prompt's end carries any part of it. There is no end token yet.
+    after the prompt's end carries any part of it. There is no end token yet. Instead of the name of
+    a style, the chat format of a pretrained model (``Pretrained.chat``) may make the prompt.
     """
+    if not isinstance(prompt_style, str):
+        prompt_ids = prompt_style.encode_instruction(entry["instruction"], entry["input"])
+        return len(prompt_ids), prompt_ids + tokenizer.encode_ordinary(entry["output"])
     style = find_prompt_style(prompt_style)
     prompt = style.format_input(entry)
     token_ids = tokenizer.encode_ordinary(prompt + style.response_header + entry["output"])
@@ -420,17 +442,17 @@ def generate_responses(
     model: nn.Module,
     tokenizer,
     device: torch.device | str,
-    prompt_style: str = "alpaca",
+    prompt_style: str | TurnFormat = "alpaca",
     max_new_tokens: int = 256,
     batch_size: int = 16,
     progress: bool = False,
 ) -> list[str]:
     """The model's response to each entry, the most probable token at a time (section 7.7).
 
-    A prompt that fills the model's context gets an empty response, and a warning counts them.
+    ``prompt_style`` is the name of a style, or the chat format of a model (``Pretrained.chat``). A
+    prompt that fills the model's context gets an empty response, and a warning counts them.
     """
-    style = find_prompt_style(prompt_style)
-    prompts = [tokenizer.encode_ordinary(style.format_input(entry)) for entry in entries]
+    prompts = [_encode_prompt(entry, tokenizer, prompt_style) for entry in entries]
     context_length = model.cfg["context_length"]
     fitting = [i for i, prompt in enumerate(prompts) if len(prompt) < context_length]
     if len(fitting) < len(prompts):
@@ -441,6 +463,9 @@ def generate_responses(
         )
     fitting.sort(key=lambda i: len(prompts[i]))  # rows of similar length need little padding
     responses = [""] * len(entries)
+    stop_ids = {end_id(tokenizer, prompt_style)}
+    if isinstance(prompt_style, TurnFormat):
+        stop_ids |= prompt_style.stop_ids
     with tqdm(total=len(fitting), desc="responses", disable=not progress) as bar:
         for start in range(0, len(fitting), batch_size):
             chosen = fitting[start : start + batch_size]
@@ -448,13 +473,21 @@ def generate_responses(
                 model.to(device),
                 [prompts[i] for i in chosen],
                 max_new_tokens,
-                stop_ids=(tokenizer.eot_token,),
+                stop_ids=stop_ids,
                 stop_when_full=True,
             )
             for i, token_ids in zip(chosen, new_ids, strict=True):
-                responses[i] = extract_response(tokenizer.decode(token_ids), "", prompt_style)
+                text = tokenizer.decode(token_ids)
+                is_chat = isinstance(prompt_style, TurnFormat)
+                responses[i] = text.strip() if is_chat else extract_response(text, "", prompt_style)
             bar.update(len(chosen))
     return responses
+
+
+def _encode_prompt(entry: dict, tokenizer, prompt_style: str | TurnFormat) -> list[int]:
+    if isinstance(prompt_style, TurnFormat):
+        return prompt_style.encode_instruction(entry["instruction"], entry["input"])
+    return tokenizer.encode_ordinary(find_prompt_style(prompt_style).format_input(entry))
 
 
 # --- A language model as judge (section 7.8); rules that judge are in judge.py
@@ -570,26 +603,53 @@ def check_folder(folder: str | Path) -> None:
 
 
 def save_finetuned(
-    folder: str | Path, model: nn.Module, config: dict, prompt_style: str, **about
+    folder: str | Path,
+    model: nn.Module,
+    config: dict,
+    prompt_style: str,
+    *,
+    base: Pretrained | None = None,
+    **about,
 ) -> None:
     """Write ``model.pth`` and, beside it, ``settings.json``: what it is and how to prompt it.
 
-    ``about`` may say more, for example which data the model was trained on. LoRA layers must be
-    merged (``merge_lora``). Raises ``ValueError``, before anything is written, for what could not
-    be read again, and for a folder with another model, which would be read in its place.
+    The model may be of any architecture. ``base`` is the pretrained model that was finetuned: its
+    tokenizer, unless that is GPT-2's, is written too. ``prompt_style`` is ``CHAT`` if the prompts
+    were those of the base's chat template, which then is kept. ``about`` may say more, for example
+    which data the model was trained on. LoRA layers must be merged (``merge_lora``). Raises
+    ``ValueError``, before anything is written, for what could not be read again, and for a folder
+    with another model, which would be read in its place.
     """
-    find_prompt_style(prompt_style)
     folder = Path(folder)
     check_folder(folder)
+    about_base = _describe_base(base, prompt_style)
     tensors = merged_state_dict(model)
-    settings = {**about, "config": config, "prompt_style": prompt_style}
-    settings |= describe_model(tensors, config)
+    settings = {**about, "prompt_style": prompt_style, **about_base}
+    settings |= describe_model(model, tensors, config)
     settings = plain_value(settings, "settings", for_json=True)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "model.pth") as temporary:
         torch.save(tensors, temporary)
+    if "tokenizer" in settings:
+        write_tokenizer(folder / "tokenizer.json", base.tokenizer)
     with atomic_write(folder / "settings.json") as temporary:
         temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def _describe_base(base: Pretrained | None, prompt_style: str) -> dict:
+    """What settings say of the pretrained model: its tokenizer, end tokens, and chat template."""
+    is_chat = prompt_style == CHAT
+    if not is_chat:
+        find_prompt_style(prompt_style)
+    elif base is None or base.chat is None:
+        raise ValueError(f"the prompt style {CHAT!r} needs a base with a chat template")
+    described = describe_tokenizer(base.tokenizer) if base else None
+    if described is None and not is_chat:
+        return {}
+    ends = base.stop_ids if is_chat else base.eos_ids | {end_id(base.tokenizer)}
+    found = {"tokenizer": described, "eos_ids": sorted(ends)}
+    found["template"] = base.template if is_chat else None
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def load_finetuned(path: str | Path) -> tuple[nn.Module, dict]:
@@ -599,10 +659,16 @@ def load_finetuned(path: str | Path) -> tuple[nn.Module, dict]:
     that was not finetuned on instructions; see ``load_pretrained`` for the formats and errors.
     Raises ``ValueError`` too if the settings are damaged.
     """
+    loaded, settings = open_finetuned(path)
+    return loaded.model, settings
+
+
+def open_finetuned(path: str | Path) -> tuple[Pretrained, dict]:
+    """What ``load_finetuned`` reads, with the tokenizer and the chat format of the model."""
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     settings = {"prompt_style": None}
     if Path(path).exists() and (folder / "settings.json").is_file():  # not so for "gpt2-tiny"
         is_described = any((folder / name).exists() for name in OTHER_MODEL_FILES)
         settings |= read_settings(folder / "settings.json", () if is_described else ("config",))
     loaded = load_pretrained(path, lambda config: new_model(settings, config))
-    return loaded.model, {"config": loaded.config} | settings
+    return loaded, {"config": loaded.config} | settings

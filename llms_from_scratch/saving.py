@@ -15,8 +15,20 @@ import torch
 import torch.nn as nn
 
 from llms_from_scratch.ch04 import GPTModel, GPTModelFast
+from llms_from_scratch.gemma3 import Gemma3Model
+from llms_from_scratch.llama2 import Llama2Model
+from llms_from_scratch.llama3 import Llama3Model
+from llms_from_scratch.olmo3 import Olmo3Model
+from llms_from_scratch.qwen3 import Qwen3Model
 
-MODEL_CLASSES = {"GPTModel": GPTModel, "GPTModelFast": GPTModelFast}
+GPT_CLASSES = {"GPTModel": GPTModel, "GPTModelFast": GPTModelFast}
+MODEL_CLASSES = GPT_CLASSES | {
+    "Llama2Model": Llama2Model,
+    "Llama3Model": Llama3Model,
+    "Qwen3Model": Qwen3Model,
+    "Gemma3Model": Gemma3Model,
+    "Olmo3Model": Olmo3Model,
+}
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
@@ -89,24 +101,29 @@ def merged_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def find_model_class(tensors: dict, config: dict, num_classes: int | None = None) -> str:
+def find_model_class(
+    tensors: dict, config: dict, num_classes: int | None = None, likely: str = "GPTModel"
+) -> str:
     """The name of the class whose model of this configuration has exactly these tensors.
 
     With ``num_classes``, its output layer is a classifier's (chapter 6). ``ValueError`` names a
-    tensor that no such model has, or that is missing.
+    tensor that no such model has, or that is missing; or what is wrong with the configuration for
+    the ``likely`` class, if it suits none.
     """
     given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    differences = {}
+    differences, errors = {}, {}
     for name, model_class in MODEL_CLASSES.items():
-        with torch.device("meta"):  # shapes without memory
-            wanted = {key: tuple(t.shape) for key, t in model_class(config).state_dict().items()}
-        if num_classes is not None:
-            wanted["out_head.weight"] = (num_classes, config["emb_dim"])
-            wanted["out_head.bias"] = (num_classes,)
+        try:
+            wanted = _shapes_of(model_class, config, num_classes)
+        except ValueError as error:  # the configuration is of another architecture
+            errors[name] = error
+            continue
         keys = [key for key in {**wanted, **given} if wanted.get(key) != given.get(key)]
         if not keys:
             return name
         differences[name] = (len(keys), keys[0], given.get(keys[0]), wanted.get(keys[0]))
+    if not differences:
+        raise errors.get(likely, errors["GPTModel"])
     name, (_, key, shape, expected) = min(differences.items(), key=lambda item: item[1][0])
     raise ValueError(
         f"the model could not be read again: its tensor {key!r} is {shape or 'missing'}, while a "
@@ -114,18 +131,63 @@ def find_model_class(tensors: dict, config: dict, num_classes: int | None = None
     )
 
 
-def describe_model(tensors: dict, config: dict, num_classes: int | None = None) -> dict:
-    """What settings must say of a model, besides its configuration, so that it can be read again.
+def _shapes_of(model_class: type, config: dict, num_classes: int | None) -> dict:
+    with torch.device("meta"):  # shapes without memory
+        shapes = {key: tuple(t.shape) for key, t in model_class(config).state_dict().items()}
+    if num_classes is not None:
+        shapes["out_head.weight"] = (num_classes, config["emb_dim"])
+        shapes["out_head.bias"] = (num_classes,)
+    return shapes
 
-    ``{}`` for a ``GPTModel`` of float32, else its "model_class" and the "dtype" that holds all its
-    numbers exactly. Raises ``ValueError`` as ``find_model_class`` does.
+
+def describe_model(
+    model: nn.Module, tensors: dict, config: dict, num_classes: int | None = None
+) -> dict:
+    """What settings must say of a model so that it can be read again from its ``tensors``.
+
+    Its "config", and, unless it is a ``GPTModel`` of float32, its "model_class" and the "dtype"
+    that holds all its numbers exactly. If its output layer is the token embedding, the settings
+    (of a GPT) or the configuration (of others) say so. Raises as ``find_model_class`` does.
     """
-    model_class = find_model_class(tensors, config, num_classes)
+    likely = type(without_wrappers(model)).__name__
+    model_class = find_model_class(tensors, config, num_classes, likely)
     dtypes = [t.dtype for t in tensors.values() if t.is_floating_point()]
     dtype = str(reduce(torch.promote_types, dtypes)).removeprefix("torch.")
     found = {"model_class": model_class, "dtype": dtype}
-    usual = {"model_class": "GPTModel", "dtype": "float32"}
-    return {key: value for key, value in found.items() if value != usual[key]}
+    if model_class in GPT_CLASSES:
+        found["tied"] = head_is_embedding(model)
+    elif num_classes is None and head_is_embedding(model) != bool(config.get("tie_embeddings")):
+        config = config | {"tie_embeddings": head_is_embedding(model)}
+    usual = {"model_class": "GPTModel", "dtype": "float32", "tied": False}
+    described = {key: value for key, value in found.items() if value != usual[key]}
+    return {"config": config_for_json(config)} | described
+
+
+def without_wrappers(model: nn.Module) -> nn.Module:
+    """The model inside of ``torch.compile`` and data parallelism."""
+    while inner := _name_of_wrapped(model):
+        model = getattr(model, inner)
+    return model
+
+
+def head_is_embedding(model: nn.Module) -> bool:
+    """Whether the output layer and the token embedding of a model are one tensor."""
+    state = plain_state_dict(model)
+    head, embedding = state.get("out_head.weight"), state.get("tok_emb.weight")
+    if head is None or embedding is None or head.shape != embedding.shape:
+        return False
+    return head.data_ptr() == embedding.data_ptr()
+
+
+def config_for_json(config: dict) -> dict:
+    """A configuration whose data type is a text; ``read_settings`` turns it back.
+
+    >>> config_for_json({"emb_dim": 8, "dtype": torch.bfloat16})
+    {'emb_dim': 8, 'dtype': 'bfloat16'}
+    """
+    if not isinstance(config.get("dtype"), torch.dtype):
+        return config
+    return config | {"dtype": str(config["dtype"]).removeprefix("torch.")}
 
 
 def plain_value(value, where: str, for_json: bool = False):
@@ -177,18 +239,30 @@ def read_settings(path: str | Path, keys: Iterable[str]) -> dict:
     for key in keys:
         if not isinstance(settings, dict) or key not in settings:
             raise ValueError(f"{path} has no {key!r}, so it does not describe a saved model")
-    for key, known in (("model_class", tuple(MODEL_CLASSES)), ("dtype", DTYPES)):
-        if settings.get(key, known[0]) not in known:  # the first is what is not written down
-            raise ValueError(f"{path}: {key} must be one of {known}, got {settings[key]!r}")
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} does not describe a saved model: it holds no JSON object")
+    _check_choice(path, settings, "model_class", tuple(MODEL_CLASSES))
+    _check_choice(path, settings, "dtype", DTYPES)
+    config = settings.get("config")
+    if isinstance(config, dict) and config.get("dtype") is not None:
+        _check_choice(path, config, "dtype", DTYPES)
+        settings["config"] = config | {"dtype": getattr(torch, config["dtype"])}
     return settings
+
+
+def _check_choice(path: str | Path, values: dict, key: str, known: tuple[str, ...]) -> None:
+    if values.get(key, known[0]) not in known:  # the first is what is not written down
+        raise ValueError(f"{path}: {key} must be one of {known}, got {values[key]!r}")
 
 
 def new_model(settings: dict, config: dict | None = None) -> nn.Module:
     """A model, still random, of the class and precision that ``read_settings`` found."""
     model_class = MODEL_CLASSES[settings.get("model_class", "GPTModel")]
-    return model_class(config or settings["config"]).to(
-        getattr(torch, settings.get("dtype", DTYPES[0]))
-    )
+    model = model_class(settings["config"] if config is None else config)
+    model.to(getattr(torch, settings.get("dtype", DTYPES[0])))
+    if settings.get("tied"):
+        model.out_head.weight = model.tok_emb.weight
+    return model
 
 
 def same_value(a, b) -> bool:
@@ -196,7 +270,9 @@ def same_value(a, b) -> bool:
     if type(a) is not type(b) and {type(a), type(b)} - {bool, int, float, dict, OrderedDict}:
         return False
     if isinstance(a, torch.Tensor):
-        return a.dtype == b.dtype and torch.equal(a, b)
+        if a.dtype != b.dtype or a.shape != b.shape:
+            return False
+        return bool(((a == b) | ((a != a) & (b != b))).all())
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(same_value(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple):

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from llms_from_scratch.app.script_tools import pick_device
-from llms_from_scratch.ch07 import find_prompt_style, load_finetuned
+from llms_from_scratch.ch07 import CHAT, find_prompt_style, open_finetuned
 from llms_from_scratch.generate import Sampling, stream_text
 from llms_from_scratch.tokenizer import get_tokenizer
 from llms_from_scratch.weights.chat_formats import TurnFormat
@@ -121,18 +121,20 @@ def load_chat(args) -> tuple[Chat, str]:
     path = Path(args.checkpoint)
     folder = path if path.is_dir() else path.parent
     if path.exists() and (folder / "settings.json").is_file():
-        model, settings = load_finetuned(path)
-        style = args.prompt_style or settings["prompt_style"]
-        chat = Chat(model, get_tokenizer("gpt2"), style, *options, seed=args.seed)
-        return chat, greeting(style)
-    loaded = load_pretrained(args.checkpoint)
-    if loaded.tokenizer is None:
+        loaded, settings = open_finetuned(path)
+        saved_style = settings["prompt_style"]
+    else:
+        loaded, saved_style = load_pretrained(args.checkpoint), CHAT
+    tokenizer = loaded.tokenizer
+    if tokenizer is None and saved_style != CHAT and loaded.model_type == "gpt2":
+        tokenizer = get_tokenizer("gpt2")  # a GPT of chapter 5 with fewer or more rows
+    if tokenizer is None:
         raise ValueError(
             f"{args.checkpoint} came without a tokenizer: put its tokenizer.json there"
         )
-    style = args.prompt_style or loaded.chat
-    stop_ids = loaded.stop_ids
-    chat = Chat(loaded.model, loaded.tokenizer, style, *options, stop_ids, seed=args.seed)
+    style = args.prompt_style or (loaded.chat if saved_style == CHAT else saved_style)
+    stop_ids = loaded.stop_ids if isinstance(style, TurnFormat) else loaded.eos_ids
+    chat = Chat(loaded.model, tokenizer, style, *options, stop_ids, seed=args.seed)
     return chat, greeting(style)
 
 

@@ -11,10 +11,14 @@ import torch.nn as nn
 
 from llms_from_scratch.app.model_card import model_card
 from llms_from_scratch.appendix_e import LinearWithLoRA, merge_lora
-from llms_from_scratch.ch07 import find_prompt_style
-from llms_from_scratch.saving import new_model, read_settings
-from llms_from_scratch.weights.chat_formats import HubTokenizer, TurnFormat, special_tokens_of
-from llms_from_scratch.weights.chat_templates import jinja_for_style, modelfile
+from llms_from_scratch.ch07 import CHAT, find_prompt_style, open_finetuned
+from llms_from_scratch.weights.chat_formats import (
+    HubTokenizer,
+    TurnFormat,
+    end_of_text_id,
+    special_tokens_of,
+)
+from llms_from_scratch.weights.chat_templates import END, jinja_for_style, modelfile
 from llms_from_scratch.weights.export_gguf import check_for_gguf, write_gguf_model
 from llms_from_scratch.weights.export_hub import write_hub_model
 from llms_from_scratch.weights.export_tokenizers import tokenizer_for_gguf, tokenizer_json
@@ -43,7 +47,22 @@ class Loaded:
     @property
     def asked(self) -> TurnFormat | str | None:
         """How the model is asked: a form of conversation, or the name of a prompt style."""
-        return self.settings.get("prompt_style") or self.pretrained.chat
+        return self.style or self.pretrained.chat
+
+    @property
+    def style(self) -> str | None:
+        """The name of its prompt style; None if its own chat template says how it is asked."""
+        style = self.settings.get("prompt_style")
+        return None if style == CHAT else style
+
+    @property
+    def end(self) -> str:
+        """The token that ends a response in a prompt style."""
+        tokenizer = self.pretrained.tokenizer
+        if tokenizer is None:
+            return END
+        wanted = end_of_text_id(tokenizer)
+        return next(token for token, i in special_tokens_of(tokenizer).items() if i == wanted)
 
 
 def load_any(wanted: str) -> Loaded:
@@ -58,10 +77,10 @@ def load_any(wanted: str) -> Loaded:
         raise ValueError(NO_CLASSIFIER.format(wanted))
     if not path.exists() or not (folder / "settings.json").is_file():
         return Loaded(load_pretrained(wanted), {})
-    settings = read_settings(folder / "settings.json", ())
-    if settings.get("prompt_style") is not None:
+    pretrained, settings = open_finetuned(wanted)
+    if settings["prompt_style"] not in (None, CHAT):
         find_prompt_style(settings["prompt_style"])
-    return Loaded(load_pretrained(wanted, lambda cfg: new_model(settings, cfg)), settings)
+    return Loaded(pretrained, settings)
 
 
 def without_lora(model: nn.Module) -> nn.Module:
@@ -101,7 +120,7 @@ def export_model(loaded: Loaded, folder: Path, format: str, dtype: str | None = 
         dtype = dtype or "F16"
         _write_gguf(loaded, model, folder, dtype)
         if format == "ollama":
-            text = modelfile(loaded.asked)
+            text = modelfile(loaded.asked, end=loaded.end)
             (folder / "Modelfile").write_text(text, encoding="utf-8")
     card = model_card(loaded.pretrained, loaded.settings, format, dtype)
     (folder / "README.md").write_text(card, encoding="utf-8")
@@ -172,8 +191,8 @@ def _write_tokenizer(loaded: Loaded, folder: Path, names: Mapping) -> None:
         "clean_up_tokenization_spaces": False,
         **{f"{kind}_token": token for kind, (token, _) in names.items()},
     }
-    style = loaded.settings.get("prompt_style")
-    template = jinja_for_style(style) if style else pretrained.template
+    style = loaded.style
+    template = jinja_for_style(style, loaded.end) if style else pretrained.template
     write_json(
         folder / "tokenizer_config.json",
         config | ({"chat_template": template} if template else {}),
@@ -200,8 +219,8 @@ def _write_gguf(loaded: Loaded, model: nn.Module, folder: Path, kind: str) -> No
         about[f"tokenizer.ggml.{keys[which]}"] = token_id
     begins = names.get("bos", ("", 0))[0] in ("<|begin_of_text|>", "<bos>")
     about["tokenizer.ggml.add_bos_token"] = begins
-    style = loaded.settings.get("prompt_style")
-    template = jinja_for_style(style) if style else pretrained.template
+    style = loaded.style
+    template = jinja_for_style(style, loaded.end) if style else pretrained.template
     if template:
         about["tokenizer.chat_template"] = template
     write_gguf_model(folder / "model.gguf", model, pretrained.model_type, cfg, about, kind)

@@ -105,6 +105,10 @@ class HubTokenizer:
         byte = re.fullmatch(r"<0x([0-9A-F]{2})>", token)  # SentencePiece: a byte by itself
         return bytes([int(byte[1], 16)]) if byte else token.replace("\u2581", " ").encode("utf-8")
 
+    def decode_tokens_bytes(self, ids: Iterable[int]) -> list[bytes]:
+        """The bytes of each token."""
+        return [self.decode_single_token_bytes(token_id) for token_id in ids]
+
 
 class Qwen3Tokenizer(HubTokenizer):
     """Qwen3's ``tokenizer.json``; ``encode`` wraps a text as a user's turn, unless told not to.
@@ -348,6 +352,11 @@ class TurnFormat:
             ids += self.turn(role, message["content"])
         return ids + self.answer()
 
+    def encode_instruction(self, instruction: str, input_text: str = "") -> list[int]:
+        """An instruction of chapter 7 with its input, as a user's only turn."""
+        content = f"{instruction}\n{input_text}" if input_text else instruction
+        return self.encode_messages([{"role": "user", "content": content}])
+
     def turn(self, role: str, content: str) -> list[int]:
         raise NotImplementedError
 
@@ -466,6 +475,18 @@ def special_tokens_of(tokenizer) -> dict[str, int]:
     if hasattr(tokenizer, "special_tokens"):
         return tokenizer.special_tokens
     return {token: tokenizer.encode_single_token(token) for token in tokenizer.special_tokens_set}
+
+
+ENDS_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "<eos>", "</s>")
+
+
+def end_of_text_id(tokenizer) -> int:
+    """The id that ends a text; ``ValueError`` for a tokenizer that has none."""
+    special = special_tokens_of(tokenizer)
+    for mark in ENDS_OF_TEXT:
+        if mark in special:
+            return special[mark]
+    raise ValueError(f"the tokenizer has none of {', '.join(ENDS_OF_TEXT)} to end a text")
 
 
 def find_chat_format(tokenizer, model_type: str, template: str) -> TurnFormat | None:

@@ -56,19 +56,19 @@ def prompt_around_instruction(prompt_style: str) -> tuple[str, str]:
     return before, after
 
 
-def jinja_for_style(prompt_style: str) -> str:
+def jinja_for_style(prompt_style: str, end: str = END) -> str:
     """A chat template of the hub for a model of chapter 7; each question stands by itself."""
     before, after = (repr(text) for text in prompt_around_instruction(prompt_style))
     return (
         "{% for message in messages %}{% if message['role'] == 'user' %}"
         f"{{{{ {before} + message['content'] + {after} }}}}"
         "{% elif message['role'] == 'assistant' %}"
-        f"{{{{ message['content'] + {END!r} }}}}"
+        f"{{{{ message['content'] + {end!r} }}}}"
         "{% endif %}{% endfor %}"
     )
 
 
-def go_template(asked: TurnFormat | str | None) -> str:
+def go_template(asked: TurnFormat | str | None, end: str = END) -> str:
     """Ollama's template for a form of conversation, or for the name of a prompt style.
 
     With None, a model that only goes on with a text, the template is the text.
@@ -81,17 +81,19 @@ def go_template(asked: TurnFormat | str | None) -> str:
         return GO_TEMPLATES[type(asked)]
     before, after = prompt_around_instruction(asked)
     user = f'{{{{ if eq .Role "user" }}}}{before}{{{{ .Content }}}}{after}'
-    model = f'{{{{ else if eq .Role "assistant" }}}}{{{{ .Content }}}}{END}'
+    model = f'{{{{ else if eq .Role "assistant" }}}}{{{{ .Content }}}}{end}'
     return f"{{{{- range .Messages }}}}{user}{model}{{{{ end }}}}{{{{ end }}}}"
 
 
-def modelfile(asked: TurnFormat | str | None, gguf_name: str = "model.gguf") -> str:
+def modelfile(
+    asked: TurnFormat | str | None, gguf_name: str = "model.gguf", end: str = END
+) -> str:
     """The Modelfile with which ``ollama create NAME -f Modelfile`` takes in a GGUF file."""
     if isinstance(asked, TurnFormat):
         stops = list(asked.stops)
     else:
-        stops = [END] if asked else []
-    lines = [f"FROM ./{gguf_name}", f'TEMPLATE """{go_template(asked)}"""']
+        stops = [end] if asked else []
+    lines = [f"FROM ./{gguf_name}", f'TEMPLATE """{go_template(asked, end)}"""']
     if isinstance(asked, TurnFormat) and asked.default_system:
         lines.append(f'SYSTEM """{asked.default_system}"""')
     lines += [f'PARAMETER stop "{stop}"' for stop in stops]

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -11,8 +11,9 @@ import torch
 from llms_from_scratch.ch04 import BASE_CONFIG, GPTModel, model_configs
 from llms_from_scratch.data import DownloadError, cache_dir, fetch
 from llms_from_scratch.data.manifest import GPT2_SIZES, OPENAI_FILES
+from llms_from_scratch.saving import GPT_CLASSES, new_model, read_settings
 from llms_from_scratch.tokenizer import END_OF_TEXT, get_tokenizer
-from llms_from_scratch.weights.architectures import model_from_config
+from llms_from_scratch.weights.architectures import ARCHITECTURES, model_from_config
 from llms_from_scratch.weights.chat_formats import (
     HubTokenizer,
     TurnFormat,
@@ -32,10 +33,19 @@ from llms_from_scratch.weights.gpt2 import (
 )
 from llms_from_scratch.weights.hub import download_model, from_hub_folder, read_json
 from llms_from_scratch.weights.hub_configs import config_from_hub_dict
+from llms_from_scratch.weights.mapping import load_by_names
+from llms_from_scratch.weights.saved_tokenizers import read_tokenizer
 from llms_from_scratch.weights.sources import TensorSource, from_pth, from_safetensors
 
 BUNDLED_NAME = "gpt2-tiny"
 BUNDLED = Path(__file__).parent.parent / "data" / BUNDLED_NAME
+SAVED_TYPES = {  # the class of a model: its type on the hub
+    "Llama2Model": "llama",
+    "Llama3Model": "llama",
+    "Qwen3Model": "qwen3",
+    "Gemma3Model": "gemma3_text",
+    "Olmo3Model": "olmo3",
+}
 GGUF_MODELS = ("smollm2-135m-instruct", "gemma3-270m")  # assets that packages of the index have
 
 
@@ -107,7 +117,7 @@ def load_pretrained(wanted: str | Path, model_class: type = GPTModel) -> Pretrai
     is downloaded once.
 
     A path is a folder as on the hub (``config.json``, one or more ``.safetensors``), with OpenAI's
-    checkpoint (``hparams.json``, ``model.ckpt.*``), or as ``gpt_train.py`` writes it
+    checkpoint (``hparams.json``, ``model.ckpt.*``), or as ``gpt_train.py`` and chapter 7 write it
     (``settings.json``, ``model.pth``); or a single file: ``.gguf``, or ``.safetensors`` or ``.pth``
     with the configuration beside it, or without one for GPT-2 of a usual size.
 
@@ -168,6 +178,11 @@ def _from_folder(name: str, path: Path, model_class: type) -> Pretrained:
             source = from_hub_folder(folder) if path.is_dir() else _open(path)
             return _modern(name, folder, theirs, model_type, config, source)
     else:
+        settings = _settings_of_model(folder)
+        if settings.get("model_class", "GPTModel") not in GPT_CLASSES:
+            return _saved(name, folder, settings, _open(path))
+        if settings and model_class is GPTModel:
+            model_class = partial(new_model, settings)
         config = _config_in(folder)
     source = _open(path)
     return _gpt2(name, config or _usual_config(source), source, model_class, folder)
@@ -191,6 +206,45 @@ def _modern(name, folder, theirs, model_type, config, source) -> Pretrained:
         _template_in(folder),
         lambda: HubTokenizer(tokenizer, END_OF_TEXT) if tokenizer.is_file() else None,
     )
+
+
+def _settings_of_model(folder: Path) -> dict:
+    """The settings that chapter 7 has saved, unless of a plain GPT, for which they are empty."""
+    path = folder / "settings.json"
+    if (folder / "hparams.json").is_file() or not path.is_file():
+        return {}
+    is_plain = not {"model_class", "dtype", "tied"} & read_json(path).keys()
+    return {} if is_plain else read_settings(path, ("config",))
+
+
+def _saved(name: str, folder: Path, settings: dict, source: TensorSource) -> Pretrained:
+    """A model of chapter 7 that is no GPT-2, with the tokenizer that was saved beside it."""
+    model_class, config = settings["model_class"], settings["config"]
+    with torch.device("meta"):
+        model = new_model(settings)
+    model_type = SAVED_TYPES[model_class]
+    if config.get("num_experts"):
+        model_type = "qwen3_moe"
+    # A copy, aligned in memory; also, the file may be replaced while the model is in use
+    kept = TensorSource(source.description, source.shapes, lambda key: source.read(key).clone())
+    load_by_names(model, kept, ARCHITECTURES[model_type].names)
+    if model_class == "Llama2Model":  # a Llama 3 with a key for each query
+        config = {"n_kv_groups": config["n_heads"], "rope_base": 10_000.0} | config
+    return Pretrained(
+        name,
+        config,
+        model.eval(),
+        model_type,
+        frozenset(settings.get("eos_ids", ())),
+        settings.get("template", ""),
+        lambda: _tokenizer_beside(folder, settings),
+    )
+
+
+def _tokenizer_beside(folder: Path, settings: dict):
+    if "tokenizer" in settings:
+        return read_tokenizer(folder / "tokenizer.json", settings["tokenizer"])
+    return get_tokenizer("gpt2") if settings["config"]["vocab_size"] == 50257 else None
 
 
 def _template_in(folder: Path) -> str:
