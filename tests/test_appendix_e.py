@@ -3,6 +3,9 @@
 import peft
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from llms_from_scratch.appendix_e import (
     LinearWithLoRA,
@@ -89,6 +92,88 @@ def test_merged_and_unmerged_models_agree():
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=1e-6)
 
 
+def tied_model(seed=1, **options):
+    """A model whose output layer shares its weight with the token embedding."""
+    torch.manual_seed(seed)
+    model = GPTModel(CONFIG).eval()
+    model.out_head.weight = model.tok_emb.weight
+    replace_linear_with_lora(model, 4, 8)
+    return train_adapter(model)
+
+
+def train_adapter(model, std=0.02):
+    """As after training: B is no longer zero."""
+    for name, tensor in lora_state_dict(model).items():
+        if name.endswith("B"):
+            tensor.normal_(std=std)
+    return model
+
+
+def states_equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+
+
+@pytest.mark.parametrize("build", [new_model, tied_model])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_unmerging_restores_every_bit(build, dtype):
+    model = train_adapter(build().to(dtype), std=1.0)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for _ in range(3):
+        merge_lora(model)
+        unmerge_lora(model)
+    assert states_equal(model.state_dict(), before)
+
+
+def test_unmerging_follows_a_model_that_was_moved_to_another_precision_meanwhile():
+    model, x = new_model(), ids()
+    merge_lora(model)
+    model.double()
+    unmerge_lora(model)
+    wanted = new_model().double()
+    with torch.no_grad():
+        assert torch.equal(model(x), wanted(x))
+
+
+def test_merging_a_tied_output_layer_leaves_the_embedding_alone_and_unmerging_ties_it_again():
+    model, x = tied_model(), ids()
+    embedding = model.tok_emb.weight.clone()
+    with torch.no_grad():
+        wanted = model(x)
+        merge_lora(model)
+        assert torch.equal(model.tok_emb.weight, embedding)
+        torch.testing.assert_close(model(x), wanted, rtol=0, atol=1e-5)
+        unmerge_lora(model)
+        assert model.out_head.linear.weight is model.tok_emb.weight
+        assert torch.equal(model(x), wanted)
+
+
+@given(
+    rank=st.integers(1, 5),
+    alpha=st.floats(0.25, 64),
+    steps=st.lists(st.sampled_from(["merge", "unmerge", "state"]), max_size=6),
+)
+def test_merging_unmerging_and_loading_the_state_in_any_order_computes_the_same(rank, alpha, steps):
+    def build(seed):
+        torch.manual_seed(seed)
+        model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+        replace_linear_with_lora(model, rank, alpha)
+        return train_adapter(model)
+
+    model, x = build(1), torch.linspace(-1, 1, 6)
+    with torch.no_grad():
+        wanted = model(x)
+        for step in steps:
+            if step == "state":  # into another model, which may be merged
+                other = build(2)
+                if len(steps) % 2:
+                    merge_lora(other)
+                other.load_state_dict(model.state_dict())
+                model = other
+            else:
+                {"merge": merge_lora, "unmerge": unmerge_lora}[step](model)
+            torch.testing.assert_close(model(x), wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_only_the_adapter_is_trained_if_the_rest_is_frozen():
     torch.manual_seed(0)
     model = GPTModel(CONFIG)
@@ -147,6 +232,53 @@ def test_merged_models_and_models_without_lora_are_told_apart(tmp_path):
         load_lora(model, tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match="has no LoRA layers"):
         save_lora(GPTModel(CONFIG), tmp_path / "b.safetensors")
+
+
+def test_an_adapter_of_another_base_model_is_refused_unless_that_is_wanted(tmp_path):
+    save_lora(new_model(seed=1), tmp_path / "a.safetensors")
+    other = new_model(seed=2)
+    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    with pytest.raises(ValueError, match="on another base model; load the same weights first"):
+        load_lora(other, tmp_path / "a.safetensors")
+    assert states_equal(other.state_dict(), before)
+    load_lora(other, tmp_path / "a.safetensors", strict=False)
+    assert states_equal(lora_state_dict(other), lora_state_dict(new_model(seed=1)))
+
+
+def test_layers_with_unlike_ranks_and_alphas_of_the_same_ratio_are_told_apart(tmp_path):
+    def build(alphas):
+        torch.manual_seed(0)
+        layers = [LinearWithLoRA(torch.nn.Linear(4, 4), 2, alpha) for alpha in alphas]
+        return torch.nn.Sequential(*layers)
+
+    save_lora(build([2, 4]), tmp_path / "a.safetensors")
+    load_lora(build([2.0, 4.0]), tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=r"of '0' are \[2, 2.0\], the model's \[2, 4.0\]"):
+        load_lora(build([4, 2]), tmp_path / "a.safetensors")
+
+
+def test_an_adapter_that_does_not_say_what_it_belongs_to_is_refused_unless_that_is_wanted(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_file(lora_state_dict(new_model()), path)
+    with pytest.raises(ValueError, match="does not say on which"):
+        load_lora(new_model(), path)
+    load_lora(new_model(), path, strict=False)
+
+
+def test_a_merged_models_adapter_is_not_saved_as_zeros(tmp_path):
+    model = new_model()
+    merge_lora(model)
+    with pytest.raises(ValueError, match="are merged: call unmerge_lora first"):
+        save_lora(model, tmp_path / "a.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_adapter_is_named(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_lora(new_model(), path)
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ValueError, match="a.safetensors is no whole safetensors file"):
+        load_lora(new_model(), path)
 
 
 @pytest.mark.parametrize("rank", [0, -1])
