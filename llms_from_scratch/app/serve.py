@@ -1,0 +1,53 @@
+"""``llms-from-scratch serve``: its arguments; nothing heavy is imported before the command runs."""
+
+import argparse
+
+DEFAULT_PORT = 11434  # Ollama's, so that what was written for it finds this server
+
+
+def add_serve(commands) -> None:
+    serve = commands.add_parser(
+        "serve", help="a model as a local server with Ollama's and OpenAI's protocols"
+    )
+    serve.add_argument("model", help="its folder or file, or a name such as smollm2-135m-instruct")
+    serve.add_argument("--host", default="127.0.0.1", help="address (default: this machine alone)")
+    serve.add_argument("--port", type=int, default=DEFAULT_PORT, help=f"default: {DEFAULT_PORT}")
+    serve.add_argument(
+        "--alias", action="append", default=[], metavar="NAME", help="another name for the model"
+    )
+    serve.add_argument("--slots", type=int, default=16, help="answers at a time (default: 16)")
+    serve.add_argument(
+        "--queue", type=int, default=64, help="requests that may wait besides (default: 64)"
+    )
+    serve.add_argument(
+        "--max-new-tokens", type=int, help="of one answer (default: until the context is full)"
+    )
+    serve.add_argument(
+        "--prompt-style",
+        choices=("alpaca", "phi3"),
+        help="(default: the one it was finetuned with)",
+    )
+    serve.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    serve.add_argument(
+        "--api-key", help="that requests must carry; better in LLMS_FROM_SCRATCH_API_KEY"
+    )
+    serve.add_argument(
+        "--host-name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name under which other machines reach this one",
+    )
+    serve.set_defaults(run=serve_model)
+
+
+def serve_model(args: argparse.Namespace) -> int:
+    """Serve a model until Ctrl-C; see ``serving.server``."""
+    try:
+        from llms_from_scratch.serving.server import run_serve
+    except ImportError as error:
+        raise ValueError(
+            f"the server needs {error.name}: pip install fastapi uvicorn, "
+            'or pip install "llms-from-scratch[serve]"'
+        ) from None
+    return run_serve(args)

@@ -1,0 +1,157 @@
+"""How a model is spoken to: messages to the token ids that it goes on from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from llms_from_scratch.ch06 import classify_with_probability, load_classifier
+from llms_from_scratch.ch07 import PromptStyle, find_prompt_style, load_finetuned
+from llms_from_scratch.tokenizer import get_tokenizer
+from llms_from_scratch.weights.chat_formats import Message, TurnFormat
+from llms_from_scratch.weights.pretrained import load_pretrained
+
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass
+class Speaker:
+    """A model with its tokenizer and the form of its prompts.
+
+    With ``turns``, it was trained on conversations and is shown all messages. With ``style``, a
+    prompt style of chapter 7, it was trained on single instructions and is shown the last message:
+    its first line is the instruction, the lines that follow are the input. With neither, it goes on
+    with the last message as with any text. A classifier has ``num_classes``; ``classify`` asks it.
+    """
+
+    name: str
+    model: torch.nn.Module
+    tokenizer: object
+    turns: TurnFormat | None = None
+    style: PromptStyle | None = None
+    stop_ids: frozenset[int] = frozenset()
+    model_type: str = "gpt2"
+    template: str = ""
+    num_classes: int = 0
+    max_length: int | None = None  # to which a classifier's texts were padded
+
+    @property
+    def context_length(self) -> int:
+        return self.model.cfg["context_length"]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def kind(self) -> str:
+        """What one may expect of it, in a few words."""
+        if self.num_classes:
+            return "classifies each message"
+        if self.turns:
+            return "is shown the conversation so far"
+        if self.style:
+            return "was finetuned on single instructions: each message is answered by itself"
+        return "was not finetuned on instructions: it goes on with what you write"
+
+    def encode_messages(self, messages: Sequence[Message]) -> list[int]:
+        """What the model is shown of a conversation, up to where its answer begins.
+
+        Raises ``ValueError`` if there is no message, or one of an unknown role.
+        """
+        if not messages:
+            raise ValueError("there is no message to answer")
+        for message in messages:
+            if message["role"] not in ROLES:
+                raise ValueError(f"unknown role {message['role']!r}; known: {', '.join(ROLES)}")
+        if self.turns:
+            return self.turns.encode_messages(messages)
+        return self.tokenizer.encode_ordinary(self.format(messages[-1]["content"]))
+
+    def format(self, message: str) -> str:
+        """A single message as the model knows instructions."""
+        if self.style is None:
+            return message
+        instruction, _, rest = message.partition("\n")
+        entry = {"instruction": instruction, "input": rest}
+        return self.style.format_input(entry) + self.style.response_header
+
+    def classify(self, text: str) -> tuple[str, float]:
+        """A classifier's label of a text, and its probability (section 6.8)."""
+        if not self.num_classes:
+            raise ValueError(f"{self.name} is no classifier: it writes text")
+        return classify_with_probability(
+            text, self.model, self.tokenizer, self.device, self.max_length
+        )
+
+    def fit(self, messages: Sequence[Message], room: int) -> tuple[list[int], int]:
+        """``encode_messages``, and how many of the oldest messages had to be left out.
+
+        They are left out, a system message excepted, until ``room`` tokens are free for the answer,
+        or a quarter of the context if that is less; the last message always stays. Raises
+        ``ValueError`` if it fills the context by itself.
+        """
+        room = min(room, self.context_length // 4)
+        system = [m for m in messages[:1] if m["role"] == "system"]
+        rest = messages[len(system) :]
+        for forgotten in range(len(rest)):
+            shown = rest[forgotten:]
+            if forgotten and shown[0]["role"] == "assistant":  # an answer without its question
+                continue
+            ids = self.encode_messages([*system, *shown])
+            if self.context_length - len(ids) >= room or not self.turns:
+                break
+        if len(ids) >= self.context_length:
+            raise ValueError(
+                f"the message has {len(ids)} tokens with its prompt, the model reads at most "
+                f"{self.context_length}: make it shorter"
+            )
+        return ids, forgotten if self.turns else 0
+
+
+def load_speaker(
+    source: str | Path, prompt_style: str | None = None, device: torch.device | str = "cpu"
+) -> Speaker:
+    """A model by name or path, the reader's own included, ready to be spoken to.
+
+    ``source`` is what ``load_pretrained`` takes, what chapter 7 or ``gpt_train.py`` wrote, or the
+    folder of a classifier of chapter 6. ``prompt_style`` overrides the form of its prompts. Raises
+    what the loading functions do, and ``ValueError`` for a model without a tokenizer.
+    """
+    path = Path(source)
+    folder = path if path.is_dir() else path.parent
+    name = (folder.resolve().name if path.exists() else str(source)).lower()
+    if path.exists() and (folder / "review_classifier.json").is_file():
+        model, settings = load_classifier(folder)
+        return Speaker(
+            name,
+            model.to(device),
+            get_tokenizer("gpt2"),
+            num_classes=settings["num_classes"],
+            max_length=settings["max_length"],
+        )
+    if path.exists() and (folder / "settings.json").is_file():
+        model, settings = load_finetuned(path)
+        style = prompt_style or settings["prompt_style"]
+        tokenizer = get_tokenizer("gpt2")
+        return Speaker(
+            name,
+            model.to(device),
+            tokenizer,
+            style=find_prompt_style(style) if style else None,
+            stop_ids=frozenset({tokenizer.eot_token}),
+        )
+    loaded = load_pretrained(source)
+    if loaded.tokenizer is None:
+        raise ValueError(f"{source} came without a tokenizer: put its tokenizer.json there")
+    return Speaker(
+        name,
+        loaded.model.to(device),
+        loaded.tokenizer,
+        None if prompt_style else loaded.chat,
+        find_prompt_style(prompt_style) if prompt_style else None,
+        loaded.stop_ids,
+        loaded.model_type,
+        loaded.template,
+    )
