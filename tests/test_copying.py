@@ -43,6 +43,7 @@ NOT_CARRIED = {
     "load_finetuned",
     "load_instructions",
     "load_messages",
+    "open_finetuned",
     "tokenize_file",
     "vocab_bpe",
 }

@@ -5,9 +5,14 @@ import pytest
 import torch
 import transformers
 
+from llms_from_scratch.app.exporting import Loaded, export_model
 from llms_from_scratch.blocks.rope import inverse_frequencies, scale_llama3
+from llms_from_scratch.ch04 import GPTModel, GPTModelFast
 from llms_from_scratch.llama3 import LLAMA31_ROPE_FREQ
-from llms_from_scratch.weights.pretrained import load_pretrained
+from llms_from_scratch.tokenizer import get_tokenizer
+from llms_from_scratch.weights.gguf import GGUFFile
+from llms_from_scratch.weights.gguf_writer import GGUFTensor, write_gguf
+from llms_from_scratch.weights.pretrained import Pretrained, load_pretrained
 
 gguf = pytest.importorskip("gguf")
 
@@ -164,3 +169,103 @@ def test_another_architecture_and_other_frequencies_are_refused(tmp_path):
     writer.close()
     with pytest.raises(ValueError, match="architecture 'mamba' is unknown; known: llama, qwen3"):
         load_pretrained(tmp_path / "other.gguf")
+
+
+# --- GPT-2 ---
+
+
+GPT = {
+    "vocab_size": 50257,
+    "context_length": 16,
+    "emb_dim": 8,
+    "n_heads": 2,
+    "n_layers": 2,
+    "drop_rate": 0.0,
+}
+
+
+def gpt2_file(folder, qkv_bias=True, tied=False, kind="F32"):
+    """What ``llms-from-scratch export`` writes of a GPT whose numbers are all random."""
+    torch.manual_seed(1)
+    config = GPT | {"qkv_bias": qkv_bias}
+    model = GPTModel(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3)
+    if tied:
+        model.out_head.weight = model.tok_emb.weight
+    eos = frozenset({50256})
+    loaded = Pretrained("gpt", config, model, eos_ids=eos, make_tokenizer=get_tokenizer)
+    folder.mkdir(exist_ok=True)
+    export_model(Loaded(loaded, {}), folder, "gguf", kind)
+    return folder / "model.gguf", model
+
+
+@pytest.mark.parametrize("model_class", [GPTModel, GPTModelFast])
+@pytest.mark.parametrize("qkv_bias", [True, False])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_gpt2_comes_back_from_its_gguf_file_bit_for_bit(tmp_path, model_class, qkv_bias, tied):
+    path, model = gpt2_file(tmp_path, qkv_bias, tied)
+    again = load_pretrained(path, model_class)
+    assert again.model_type == "gpt2" and again.config == GPT | {"qkv_bias": qkv_bias}
+    assert again.eos_ids == {50256} and again.chat is None
+    ids = torch.arange(16)[None]
+    if model_class is GPTModel:
+        state = again.model.state_dict()
+        assert state.keys() == model.state_dict().keys()
+        assert all(torch.equal(t, state[name]) for name, t in model.state_dict().items())
+        assert torch.equal(again.model(ids), model(ids))
+    torch.testing.assert_close(again.model(ids), model(ids), rtol=1e-5, atol=1e-4)
+    for text in ("Hello, I'm the 2nd\n\n  world é日本", "<|endoftext|>", " a  b"):
+        assert again.tokenizer.encode_ordinary(text) == get_tokenizer().encode_ordinary(text)
+        assert again.tokenizer.decode(get_tokenizer().encode_ordinary(text)) == text
+
+
+@pytest.mark.parametrize("kind", ["F16", "Q8_0"])
+def test_a_gpt2_of_fewer_bits_is_near(tmp_path, kind):
+    path, model = gpt2_file(tmp_path, kind=kind)
+    again = load_pretrained(path).model
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], tensor, rtol=0, atol=0.01)
+
+
+def test_the_bundled_model_goes_out_and_in(tmp_path):
+    bundled = load_pretrained("gpt2-tiny")
+    export_model(Loaded(bundled, {}), tmp_path, "gguf", "F32")
+    again = load_pretrained(tmp_path / "model.gguf")
+    state = again.model.state_dict()
+    assert all(torch.equal(t, state[name]) for name, t in bundled.model.state_dict().items())
+    assert again.config == bundled.config
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("feed_forward_length", 31, "gpt2.feed_forward_length=31 is not computed here"),
+        ("attention.layer_norm_epsilon", 1e-3, "layer_norm_epsilon=0.001.* is not computed"),
+        ("attention.head_count_kv", 1, "gpt2.attention.head_count_kv=1 is not computed here"),
+        ("rope.freq_base", 1e4, "gpt2.rope.freq_base=10000.0 is not computed here"),
+        ("embedding_length", 16, "feed_forward_length=32 is not computed"),
+    ],
+)
+def test_a_gpt2_that_is_computed_differently_is_refused(tmp_path, key, value, message):
+    path, _ = gpt2_file(tmp_path)
+    file = GGUFFile(path)
+    tensors = {
+        name: GGUFTensor(shape, "F32", lambda name=name: file.read(name).numpy())
+        for name, shape in file.shapes.items()
+    }
+    for changed, names in (
+        ({f"gpt2.{key}": value}, tensors),
+        ({}, {k: t for k, t in tensors.items() if k != "blk.1.ffn_up.weight"}),
+        ({}, tensors | {"blk.1.colour.weight": tensors["blk.1.ffn_up.weight"]}),
+    ):
+        other = tmp_path / "other.gguf"
+        other.unlink(missing_ok=True)
+        write_gguf(other, file.metadata | changed, names)
+        wanted = (
+            message if changed else r"ffn_up|c_fc.weight' is missing|no place for 'blk.1.colour"
+        )
+        with pytest.raises(ValueError, match=wanted) as error:
+            load_pretrained(other)
+        assert str(other) in str(error.value)

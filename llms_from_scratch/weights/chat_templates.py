@@ -85,9 +85,7 @@ def go_template(asked: TurnFormat | str | None, end: str = END) -> str:
     return f"{{{{- range .Messages }}}}{user}{model}{{{{ end }}}}{{{{ end }}}}"
 
 
-def modelfile(
-    asked: TurnFormat | str | None, gguf_name: str = "model.gguf", end: str = END
-) -> str:
+def modelfile(asked: TurnFormat | str | None, gguf_name: str = "model.gguf", end: str = END) -> str:
     """The Modelfile with which ``ollama create NAME -f Modelfile`` takes in a GGUF file."""
     if isinstance(asked, TurnFormat):
         stops = list(asked.stops)

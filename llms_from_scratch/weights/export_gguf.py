@@ -15,23 +15,17 @@ import torch.nn as nn
 
 from llms_from_scratch.blocks.rope import inverse_frequencies, scale_llama3
 from llms_from_scratch.weights.export_hub import is_tied
-from llms_from_scratch.weights.gguf_models import GEMMA_NORMS, MODEL_TYPES, NAMES, SIZES
+from llms_from_scratch.weights.gguf_models import (
+    GEMMA_NORMS,
+    GPT2_NAMES,
+    MODEL_TYPES,
+    NAMES,
+    SIZES,
+)
 from llms_from_scratch.weights.gguf_writer import FILE_TYPES, GGUFTensor, choose_kind, write_gguf
 from llms_from_scratch.weights.gpt2 import _hub_tensors
 
-ARCHITECTURE_OF = {theirs: ours for ours, theirs in MODEL_TYPES.items()} | {"gpt2": "gpt2"}
-GPT2_NAMES = {  # the hub's: GGUF's
-    "wte": "token_embd",
-    "wpe": "position_embd",
-    "ln_f": "output_norm",
-    "lm_head": "output",
-    "h.{}.ln_1": "blk.{}.attn_norm",
-    "h.{}.attn.c_attn": "blk.{}.attn_qkv",
-    "h.{}.attn.c_proj": "blk.{}.attn_output",
-    "h.{}.ln_2": "blk.{}.ffn_norm",
-    "h.{}.mlp.c_fc": "blk.{}.ffn_up",
-    "h.{}.mlp.c_proj": "blk.{}.ffn_down",
-}
+ARCHITECTURE_OF = {theirs: ours for ours, theirs in MODEL_TYPES.items()}
 NUMBER_IN_NAME = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from llms_from_scratch.tokenizer import GPT2_SPLIT_PATTERN, byte_symbols
+from llms_from_scratch.tokenizer import byte_symbols
 from llms_from_scratch.weights.chat_formats import HubTokenizer
 from llms_from_scratch.weights.gguf_models import PATTERNS
 
@@ -152,7 +152,7 @@ def name_of_splitting(pre_tokenizer: Mapping | None) -> str:
     """llama.cpp's name for how a text is cut into words before bytes are joined."""
     steps = (pre_tokenizer or {}).get("pretokenizers") or [pre_tokenizer or {}]
     regexes = [s["pattern"]["Regex"] for s in steps if "Regex" in (s.get("pattern") or {})]
-    names = {pattern: name for name, pattern in PATTERNS.items()} | {GPT2_SPLIT_PATTERN: "gpt-2"}
+    names = {pattern: name for name, pattern in PATTERNS.items()}
     if len(regexes) == 1 and regexes[0] in names:
         return names[regexes[0]]
     byte_level = any(s.get("type") == "ByteLevel" and s.get("use_regex", True) for s in steps)

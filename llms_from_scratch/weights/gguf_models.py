@@ -10,13 +10,19 @@ import tiktoken
 import torch
 
 from llms_from_scratch.blocks.rope import inverse_frequencies, scale_llama3
+from llms_from_scratch.ch04 import BASE_CONFIG
 from llms_from_scratch.llama3 import LLAMA31_ROPE_FREQ
-from llms_from_scratch.tokenizer import byte_symbols
+from llms_from_scratch.tokenizer import GPT2_SPLIT_PATTERN, byte_symbols
 from llms_from_scratch.weights.chat_formats import LLAMA3_PATTERN, HubTokenizer
 from llms_from_scratch.weights.gguf import GGUFFile, unpermute
 from llms_from_scratch.weights.sources import TensorSource
 
-MODEL_TYPES = {"llama": "llama", "qwen3": "qwen3", "gemma3": "gemma3_text"}  # GGUF's: the hub's
+MODEL_TYPES = {  # GGUF's: the hub's
+    "llama": "llama",
+    "qwen3": "qwen3",
+    "gemma3": "gemma3_text",
+    "gpt2": "gpt2",
+}
 NAMES = {  # GGUF's: ours, without ``.weight`` or ``.scale``
     "token_embd": "tok_emb",
     "output_norm": "final_norm",
@@ -39,6 +45,18 @@ GEMMA_NORMS = {
     "blk.{}.ffn_norm": "trf_blocks.{}.pre_feedforward_layernorm",
     "blk.{}.post_ffw_norm": "trf_blocks.{}.post_feedforward_layernorm",
 }
+GPT2_NAMES = {  # the hub's: GGUF's
+    "wte": "token_embd",
+    "wpe": "position_embd",
+    "ln_f": "output_norm",
+    "lm_head": "output",
+    "h.{}.ln_1": "blk.{}.attn_norm",
+    "h.{}.attn.c_attn": "blk.{}.attn_qkv",
+    "h.{}.attn.c_proj": "blk.{}.attn_output",
+    "h.{}.ln_2": "blk.{}.ffn_norm",
+    "h.{}.mlp.c_fc": "blk.{}.ffn_up",
+    "h.{}.mlp.c_proj": "blk.{}.ffn_down",
+}
 SIZES = {
     "context_length": "context_length",
     "embedding_length": "emb_dim",
@@ -53,6 +71,7 @@ READ = set(  # besides the sizes
     rope.scaling.factor rope.scaling.original_context_length rope.scaling.type vocab_size
     """.split()
 )
+READ_OF_GPT2 = {"attention.layer_norm_epsilon", "attention.head_count_kv"}
 SMOLLM_PATTERN = (
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N})|\s+(?!\S)|\s+"
 )
@@ -60,7 +79,12 @@ QWEN2_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-PATTERNS = {"smollm": SMOLLM_PATTERN, "llama-bpe": LLAMA3_PATTERN, "qwen2": QWEN2_PATTERN}
+PATTERNS = {
+    "smollm": SMOLLM_PATTERN,
+    "llama-bpe": LLAMA3_PATTERN,
+    "qwen2": QWEN2_PATTERN,
+    "gpt-2": GPT2_SPLIT_PATTERN,
+}
 NORMAL = 1  # kinds of tokens
 CONTROL = 3
 USER_DEFINED = 4
@@ -80,13 +104,16 @@ def config_from_gguf(file: GGUFFile) -> tuple[str, dict]:
         for key, value in metadata.items()
         if key.startswith(f"{architecture}.")
     }
+    is_gpt2 = architecture == "gpt2"
     for key, value in own.items():
-        if key not in SIZES and key not in READ and value:
+        if key not in SIZES and key not in (READ_OF_GPT2 if is_gpt2 else READ) and value:
             raise ValueError(f"{file.path}: {architecture}.{key}={value!r} is not computed here")
     missing = [key for key in SIZES if not isinstance(own.get(key), int)]
     if missing:
         raise ValueError(f"{file.path}: {architecture}.{missing[0]} is missing, or no number")
     cfg = {ours: own[key] for key, ours in SIZES.items()}
+    if is_gpt2:
+        return MODEL_TYPES[architecture], _config_of_gpt2(file, own, cfg)
     tokens = metadata.get("tokenizer.ggml.tokens") or []
     cfg["vocab_size"] = own.get("vocab_size") or len(tokens)
     cfg["n_kv_groups"] = own.get("attention.head_count_kv") or cfg["n_heads"]
@@ -99,6 +126,24 @@ def config_from_gguf(file: GGUFFile) -> tuple[str, dict]:
     cfg["dtype"] = torch.float32
     cfg["tie_embeddings"] = "output.weight" not in file.shapes
     return MODEL_TYPES[architecture], cfg | _rest(file, architecture, own, cfg)
+
+
+def _config_of_gpt2(file: GGUFFile, own: Mapping, sizes: dict) -> dict:
+    """Our configuration of a GPT-2, of which the file fixes all but the sizes."""
+    fixed = {
+        "feed_forward_length": 4 * sizes["emb_dim"],
+        "attention.head_count_kv": sizes["n_heads"],
+        "attention.layer_norm_epsilon": 1e-5,
+    }
+    for key, value in fixed.items():
+        if abs(own.get(key, value) - value) > 1e-9:
+            raise ValueError(f"{file.path}: gpt2.{key}={own[key]} is not computed here")
+    del sizes["hidden_dim"]
+    # Such files always have biases: those of zeros are a model's that was trained without
+    biases = [name for name in file.shapes if name.endswith("attn_qkv.bias")]
+    rows = file.shapes.get("token_embd.weight", (0,))[0]
+    has_bias = any(bool(file.read(name).any()) for name in biases)
+    return BASE_CONFIG | sizes | {"vocab_size": rows, "qkv_bias": has_bias}
 
 
 def _rest(file: GGUFFile, architecture: str, own: Mapping, cfg: Mapping) -> dict:
@@ -153,7 +198,12 @@ def _rope_scaling(file: GGUFFile, own: Mapping, cfg: Mapping) -> dict | None:
 
 
 def source_from_gguf(file: GGUFFile, model_type: str, cfg: Mapping) -> TensorSource:
-    """The tensors under our names, rows of queries and keys in our order, norms as we add 1."""
+    """The tensors under our names, rows of queries and keys in our order, norms as we add 1.
+
+    Those of a GPT-2 are under the hub's names, and transposed as they are there.
+    """
+    if model_type == "gpt2":
+        return _source_of_gpt2(file)
     is_gemma = model_type == "gemma3_text"
     table = NAMES | (GEMMA_NORMS if is_gemma else {})
     norm_leaf = "weight" if model_type == "llama" else "scale"
@@ -180,6 +230,32 @@ def source_from_gguf(file: GGUFFile, model_type: str, cfg: Mapping) -> TensorSou
         return tensor
 
     shapes = {ours: file.shapes[name] for ours, name in theirs.items()}
+    return TensorSource(str(file.path), shapes, read)
+
+
+def _source_of_gpt2(file: GGUFFile) -> TensorSource:
+    """A GPT-2's tensors as on the hub, where linear layers are (d_in, d_out)."""
+    table = {theirs: hubs for hubs, theirs in GPT2_NAMES.items()}
+    stored: dict[str, str] = {}
+    for name in file.shapes:
+        stem, _, leaf = name.rpartition(".")
+        hubs = table.get(re.sub(r"(?<=\.)\d+(?=\.)", "{}", stem))
+        if hubs is None:
+            raise ValueError(f"{file.path}: the model has no place for {name!r}")
+        stored[f"{hubs.format(*re.findall(r'(?<=[.])[0-9]+(?=[.])', stem))}.{leaf}"] = name
+
+    def is_linear(name: str) -> bool:
+        return ".c_" in name and name.endswith(".weight")
+
+    shapes = {
+        hubs: file.shapes[name][::-1] if is_linear(hubs) else file.shapes[name]
+        for hubs, name in stored.items()
+    }
+
+    def read(name: str) -> torch.Tensor:
+        tensor = file.read(stored[name])
+        return tensor.t() if is_linear(name) else tensor
+
     return TensorSource(str(file.path), shapes, read)
 
 

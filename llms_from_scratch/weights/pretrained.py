@@ -131,12 +131,12 @@ def load_pretrained(wanted: str | Path, model_class: type = GPTModel) -> Pretrai
         path = fetch(f"{hub_name}/model.safetensors", allow_sample=False)
         return _gpt2(wanted, config, from_safetensors(path), model_class)
     if wanted in GGUF_MODELS:
-        return _from_gguf(wanted, fetch(f"{wanted}/model.gguf", allow_sample=False))
+        return _from_gguf(wanted, fetch(f"{wanted}/model.gguf", allow_sample=False), model_class)
     path = BUNDLED if wanted == BUNDLED_NAME else Path(wanted)
     if not path.exists():
         path = _from_the_hub(wanted)
     if path.suffix == ".gguf" and path.is_file():
-        return _from_gguf(str(wanted), path)
+        return _from_gguf(str(wanted), path, model_class)
     return _from_folder(str(wanted), path, model_class)
 
 
@@ -152,10 +152,15 @@ def _from_the_hub(wanted: str | Path) -> Path:
     return download_model(wanted, cache_dir() / "hub" / "--".join(parts))
 
 
-def _from_gguf(name: str, path: Path) -> Pretrained:
+def _from_gguf(name: str, path: Path, model_class: type) -> Pretrained:
     file = GGUFFile(path)
     model_type, config = config_from_gguf(file)
-    model = model_from_config(model_type, config, source_from_gguf(file, model_type, config))
+    source = source_from_gguf(file, model_type, config)
+    if model_type == "gpt2":
+        model = model_class(config).eval()
+        load_gpt2(model, source)
+    else:
+        model = model_from_config(model_type, config, source)
     eos = file.metadata.get("tokenizer.ggml.eos_token_id")
     return Pretrained(
         name,
