@@ -14,8 +14,9 @@ Unsupervised Multitask Learners" (2019), for bytes as a start.
 
 import heapq
 import json
+import operator
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -103,52 +104,78 @@ def train_naive(chunks: Mapping[bytes, int], num_tokens: int) -> list[Pair]:
     return merges
 
 
+class PairIndex:
+    """All chunks as one row of tokens, and for each pair its count and the places where it stands.
+
+    Each token is linked to its neighbours, so a merge costs the same wherever it happens: in a
+    short word, or in a text without spaces that is a single chunk. -1 separates chunks, and stands
+    where a token was merged into the one before.
+    """
+
+    def __init__(self, chunks: Mapping[bytes, int]):
+        self.ids, self.times = [-1], [0]  # times: how often the chunk occurs
+        for chunk, times in chunks.items():
+            self.ids += [*chunk, -1]
+            self.times += [*[times] * len(chunk), 0]
+        self.following = list(range(1, len(self.ids) + 1))
+        self.previous = list(range(-1, len(self.ids) - 1))
+        self.counts: dict[Pair, int] = defaultdict(int)
+        self.places: dict[Pair, list[int]] = defaultdict(list)
+        for place, pair in enumerate(pairwise(self.ids)):
+            if min(pair) >= 0:
+                self.counts[pair] += self.times[place]
+                self.places[pair].append(place)
+
+    def merge(self, pair: Pair, new_id: int) -> set[Pair]:
+        """Put ``new_id`` wherever the pair stands; return the pairs that became more frequent."""
+        ids, counts, places = self.ids, self.counts, self.places
+        previous, following = self.previous, self.following
+        first, second = pair
+        grown = set()
+        for place in sorted(places.pop(pair)):  # in a run such as "aaa", the left pair is merged
+            right = following[place]
+            if ids[place] != first or ids[right] != second:
+                continue  # another merge has taken the pair apart
+            left, after, times = previous[place], following[right], self.times[place]
+            ids[place], ids[right] = new_id, -1
+            following[place], previous[after] = after, place
+            if (before := ids[left]) >= 0:
+                counts[before, first] -= times
+                counts[new := (before, new_id)] += times
+                places[new].append(left)
+                grown.add(new)
+            if (behind := ids[after]) >= 0:
+                counts[second, behind] -= times
+                counts[new := (new_id, behind)] += times
+                places[new].append(place)
+                grown.add(new)
+        del counts[pair]
+        return grown
+
+
 def train_incremental(chunks: Mapping[bytes, int], num_tokens: int) -> list[Pair]:
     """The same merges as ``train_naive``, found without counting again what did not change.
 
-    For each pair, its count and the words that may contain it are kept; a merge visits only those.
-    The most frequent pair comes from a heap. Its entries may be out of date (counts change, entries
-    do not): one that claims too much is put back with the present count when it comes up.
+    A merge visits only the places where its pair stands. The most frequent pair comes from a heap.
+    Its entries may be out of date (counts change, entries do not): one that claims too much is put
+    back with the present count when it comes up.
     """
-    words = [list(chunk) for chunk in chunks]
-    times_of = list(chunks.values())
-    counts: Counter[Pair] = Counter()
-    words_with: dict[Pair, set[int]] = {}
-    for number, (ids, times) in enumerate(zip(words, times_of, strict=True)):
-        for pair in pairwise(ids):
-            counts[pair] += times
-            words_with.setdefault(pair, set()).add(number)
-    heap = [(-count, pair) for pair, count in counts.items()]
+    index = PairIndex(chunks)
+    heap = [(-count, pair) for pair, count in index.counts.items()]
     heapq.heapify(heap)
-
     tokens = Tokens()
     merges: list[Pair] = []
     while heap and len(tokens) < num_tokens:
         claimed, best = heapq.heappop(heap)
-        count = counts.get(best, 0)
-        if count != -claimed:
-            if count > 0:
-                heapq.heappush(heap, (-count, best))
+        count = index.counts.get(best, 0)
+        if count == 0:
             continue
-        new_id = tokens.join(best)
-        merges.append(best)
-        grown = set()  # pairs that the merge made more frequent
-        for number in words_with.pop(best):
-            old, times = words[number], times_of[number]
-            new = merge_pair(old, best, new_id)
-            if len(new) == len(old):
-                continue  # another merge has taken the pair apart
-            words[number] = new
-            for pair in pairwise(old):
-                counts[pair] -= times
-            for pair in pairwise(new):
-                counts[pair] += times
-                if new_id in pair:
-                    grown.add(pair)
-                    words_with.setdefault(pair, set()).add(number)
-        del counts[best]
-        for pair in grown:
-            heapq.heappush(heap, (-counts[pair], pair))
+        if count == -claimed:
+            merges.append(best)
+            for pair in index.merge(best, tokens.join(best)):
+                heapq.heappush(heap, (-index.counts[pair], pair))
+        else:
+            heapq.heappush(heap, (-count, best))
     return merges
 
 
@@ -366,8 +393,11 @@ class BPETokenizer:
         return ids
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of the tokens. Raises ``ValueError`` for an id that is not known."""
-        ids = list(ids)
+        """The bytes of the tokens, given as a list, an array or a tensor of one dimension.
+
+        Raises ``ValueError`` for an id that is not known.
+        """
+        ids = _plain_ids(ids)
         if unknown := [token for token in ids if token not in self.vocab]:
             raise ValueError(f"id {unknown[0]} is not in the vocabulary of {self.n_vocab} tokens")
         return b"".join(self.vocab[token] for token in ids)
@@ -473,6 +503,22 @@ class BPETokenizer:
             },
         }
         return json.dumps(content, ensure_ascii=False)
+
+
+def _plain_ids(ids: Iterable[int]) -> list[int]:
+    """Ids as a list; ``ValueError`` for what has another shape or other numbers."""
+    if hasattr(ids, "tolist"):  # a tensor or an array: its elements would be tensors
+        ids = ids.tolist()
+    plain = []
+    for token in ids if isinstance(ids, Iterable) else [ids]:
+        try:
+            plain.append(operator.index(token))
+        except TypeError:
+            hint = ": decode one row at a time" if isinstance(token, list) else ""
+            raise ValueError(
+                f"ids must be a row of whole numbers, got {token!r:.60}{hint}"
+            ) from None
+    return plain
 
 
 # What goes wrong in JSON of another kind; OverflowError is for an Infinity in place of an id
@@ -690,7 +736,7 @@ class BPETokenizerSimple:
         """The text. Raises ``ValueError`` for an id that is not in the vocabulary."""
         if self._gpt2 is not None:
             return self._gpt2.decode(token_ids)
-        token_ids = list(token_ids)
+        token_ids = _plain_ids(token_ids)
         if unknown := [token_id for token_id in token_ids if token_id not in self.vocab]:
             raise ValueError(f"id {unknown[0]} is not in the vocabulary")
         return "".join(self.vocab[token_id] for token_id in token_ids).replace(SPACE, " ")

@@ -3,8 +3,10 @@
 import json
 import time
 
+import numpy as np
 import pytest
 import tokenizers
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -40,6 +42,13 @@ def trained():
     return BPETokenizer.train(STORY, vocab_size=700)
 
 
+@pytest.fixture(scope="module")
+def simple_story():
+    tokenizer = BPETokenizerSimple()
+    tokenizer.train(STORY, vocab_size=400)
+    return tokenizer
+
+
 # --- Training ---
 
 
@@ -54,6 +63,24 @@ def test_both_trainers_learn_the_same_merges(name):
 @given(st.dictionaries(st.binary(min_size=1, max_size=12), st.integers(1, 5), max_size=12))
 def test_both_trainers_agree_on_any_chunks(chunks):
     assert train_incremental(chunks, 300) == train_naive(chunks, 300)
+
+
+@given(st.lists(st.text("ab", min_size=1, max_size=60), max_size=4), st.integers(256, 330))
+def test_both_trainers_agree_on_long_runs_of_few_letters(texts, num_tokens):
+    chunks = {text.encode(): number for number, text in enumerate(texts, 1)}
+    assert train_incremental(chunks, num_tokens) == train_naive(chunks, num_tokens)
+
+
+@pytest.mark.parametrize("text", ["a" * 60_000, "".join(map(chr, range(0x4E00, 0x8E00))) * 2])
+def test_training_time_grows_in_step_with_a_chunk(text):
+    def seconds(text):
+        started = time.process_time()
+        train_incremental({text.encode(): 1}, 600)
+        return time.process_time() - started
+
+    seconds(text[:1000])
+    short = min(seconds(text[: len(text) // 8]) for _ in range(2))
+    assert seconds(text) < 24 * max(short, 0.02)  # a square would be 64 times
 
 
 def test_of_equally_frequent_pairs_the_one_with_the_smaller_ids_is_merged():
@@ -175,6 +202,32 @@ def test_special_tokens_in_a_text_are_refused_allowed_or_plain(gpt2):
 def test_unknown_ids_are_named(trained):
     with pytest.raises(ValueError, match="id 5000 is not in the vocabulary of 700 tokens"):
         trained.decode([65, 5000])
+
+
+@pytest.mark.parametrize(
+    "convert", [torch.tensor, np.array, tuple, iter, lambda ids: list(np.array(ids))]
+)
+def test_ids_may_come_as_a_tensor_an_array_or_any_row(trained, simple_story, convert):
+    for tokenizer in (trained, simple_story):
+        ids = tokenizer.encode("the cat")
+        assert tokenizer.decode(convert(ids)) == "the cat"
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (torch.zeros(1, 3, dtype=torch.long), r"whole numbers, got \[0, 0, 0\]: decode one row"),
+        ([[1, 2]], "decode one row at a time"),
+        (torch.tensor([1.0]), "whole numbers, got 1.0"),
+        ([None], "whole numbers, got None"),
+        (["65"], "whole numbers, got '65'"),
+        (torch.tensor([9_999_999]), "id 9999999 is not in the vocabulary"),
+    ],
+)
+def test_what_is_no_row_of_ids_is_named(trained, simple_story, ids, message):
+    for tokenizer in (trained, simple_story):
+        with pytest.raises(ValueError, match=message):
+            tokenizer.decode(ids)
 
 
 # --- Files and other libraries ---
