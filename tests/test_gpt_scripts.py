@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,7 +73,9 @@ def test_without_data_and_network_the_bundled_story_is_used_and_a_warning_says_s
     done = run(tmp_path, "gpt_train.py", *TINY, **empty)
     assert done.returncode == 0, done.stderr
     assert "'short-story.txt' takes the place of 'the-verdict'" in done.stderr
-    results = json.loads((tmp_path / "runs/gpt_train/settings.json").read_text(encoding="utf-8"))
+    results = json.loads(
+        (tmp_path / "runs/gpt_train-tiny/settings.json").read_text(encoding="utf-8")
+    )
     assert results["settings"]["data_source"] == "sample"
 
 
@@ -111,15 +114,17 @@ def test_a_signal_saves_and_the_resumed_run_ends_as_if_nothing_had_happened(
         "--out",
         "out",
     ]
-    child = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    child = subprocess.Popen(command, cwd=tmp_path, **pipes)
     log = tmp_path / "out/train-log.jsonl"
     deadline = time.perf_counter() + 60
     while not log.exists() or log.stat().st_size == 0:  # wait for the first update
         assert time.perf_counter() < deadline and child.poll() is None
         time.sleep(0.01)
     child.send_signal(number)
-    printed, _ = child.communicate(timeout=60)
+    printed, errors = child.communicate(timeout=60)
     assert child.returncode == code
+    assert "Stopping: this update is finished, then a checkpoint is saved." in errors
     assert "add --resume to continue" in printed
     assert not (tmp_path / "out/model.pth").exists()
 
@@ -141,8 +146,15 @@ def write(folder: Path, content: bytes) -> str:
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b"too short", "but one window of max_length=32 needs at least 33"),
-        (b"\xff\xfe\x00b", "is not UTF-8 text"),
+        (
+            b"too short",
+            "the part to learn from has 2 tokens, and a context of 32 needs at least 33",
+        ),
+        (
+            b"word " * 100,
+            "the part to test on has 10 tokens, and a context of 32 needs at least 33",
+        ),
+        (b"caf\xe9 au lait", "is not UTF-8 text"),
         (b"abc\x00def" * 100, "contains NUL characters"),
     ],
 )
@@ -159,6 +171,8 @@ def test_bad_texts_are_one_line_on_stderr_and_exit_code_2(tmp_path, content, mes
         (["--data", "no-such.txt"], "no-such.txt is neither a file nor a known text"),
         (["--device", "abacus"], "device 'abacus' cannot be used"),
         (["--epochs", "0"], "num_epochs must be at least 1, got 0"),
+        (["--out", ""], "--out is empty: name a folder for the results"),
+        (["--resume", "--overwrite"], "give only one of them"),
         (["--out", "/dev/null/x"], "cannot write to /dev/null/x"),
         (["--resume", "--out", "nothing"], "there is no checkpoint at nothing"),
         (["--preset", "huge"], "invalid choice: 'huge'"),
@@ -169,6 +183,58 @@ def test_bad_options_are_reported_with_exit_code_2(tmp_path, text_file, args, me
     done = run(tmp_path, "gpt_train.py", *TINY, *data, *args)
     assert done.returncode == 2
     assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_finished_run_is_not_replaced_without_a_word(finished, text_file, tmp_path):
+    before = contents(finished)
+    args = [*TINY, "--data", text_file, "--out", finished]
+    done = run(tmp_path, "gpt_train.py", *args)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    for way_out in ("--resume", "--overwrite", "another --out"):
+        assert way_out in done.stderr
+    assert contents(finished) == before
+
+
+def test_overwriting_leaves_nothing_of_the_earlier_run(finished, text_file, tmp_path):
+    shutil.copytree(finished, tmp_path / "out")
+    args = [*TINY, "--data", text_file, "--epochs", "1", "--out", "out", "--overwrite"]
+    done = run(tmp_path, "gpt_train.py", *args)
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "out/samples.txt").read_text(encoding="utf-8").splitlines()) == 1
+    settings = json.loads((tmp_path / "out/settings.json").read_text(encoding="utf-8"))
+    log = (tmp_path / "out/train-log.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(log) == settings["updates"]
+
+
+@pytest.mark.parametrize(
+    ("text", "args", "message"),
+    [
+        (TEXT.replace("cat", "cow"), ["--epochs", "2"], "settings differ: data_sha256 saved "),
+        (TEXT[: len(TEXT) // 2], ["--epochs", "2"], "settings differ: data_sha256 saved "),
+        (TEXT, ["--epochs", "2", "--seed", "5"], "settings differ: seed saved 123, wanted 5"),
+        (TEXT, ["--epochs", "1"], "more than the"),
+    ],
+)
+def test_resuming_with_other_data_or_settings_is_refused(finished, tmp_path, text, args, message):
+    (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+    before = contents(finished)
+    options = ["--data", "text.txt", "--out", finished, "--resume", *args]
+    done = run(tmp_path, "gpt_train.py", *TINY, *options)
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+    assert contents(finished) == before
+
+
+def test_resuming_a_finished_run_says_so_and_changes_no_weight(finished, text_file, tmp_path):
+    shutil.copytree(finished, tmp_path / "out")
+    args = [*TINY, "--data", text_file, "--epochs", "2", "--out", "out", "--resume"]
+    done = run(tmp_path, "gpt_train.py", *args)
+    assert done.returncode == 0 and "was finished after" in done.stdout, done.stderr
+    one, other = (torch.load(f / "model.pth") for f in (finished, tmp_path / "out"))
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 def test_resuming_another_run_is_refused(tmp_path, finished, text_file):

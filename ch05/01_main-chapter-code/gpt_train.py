@@ -4,14 +4,15 @@ Examples:
     python gpt_train.py                     # the book's settings on the book's text
     python gpt_train.py --preset quick      # a small GPT, a few minutes on a laptop CPU
     python gpt_train.py --data my-book.txt --out runs/my-book
-    python gpt_train.py --out runs/my-book --data my-book.txt --resume
+    python gpt_train.py --out runs/my-book --data my-book.txt --resume      # after Ctrl-C
+
+A folder that holds a run is not written to, unless --resume or --overwrite is given.
 """
 
 import argparse
 import contextlib
 import io
 import json
-import sys
 import warnings
 from pathlib import Path
 
@@ -19,7 +20,14 @@ import torch
 from matplotlib import pyplot as plt
 from tqdm import tqdm
 
-from llms_from_scratch.app.script_tools import pick_device, short_errors, writable_folder
+from llms_from_scratch.app.run_folder import (
+    CHECKPOINT,
+    add_run_options,
+    clear_run_folder,
+    hash_of_text,
+    open_run_folder,
+)
+from llms_from_scratch.app.script_tools import pick_device, short_errors
 from llms_from_scratch.ch05 import generate_and_print_sample, plot_losses
 from llms_from_scratch.data import ASSETS, SampleDataWarning, load_text, resolve
 from llms_from_scratch.data.files import atomic_write
@@ -55,6 +63,9 @@ PRESETS = {
 
 START_CONTEXT = "Every effort moves you"
 
+MODEL_FILES = ("model.pth", "settings.json", "loss.pdf", "loss.png")
+RESULTS = (CHECKPOINT, "train-log.jsonl", "samples.txt", *MODEL_FILES)
+
 
 def main(
     gpt_config: dict,
@@ -65,19 +76,22 @@ def main(
     seed: int = 123,
     out: str | Path | None = None,
     resume: bool = False,
+    overwrite: bool = False,
 ):
     """Train, and return ``(train_losses, val_losses, tokens_seen, model)``.
 
     With ``out``, that folder gets ``train-log.jsonl`` (a line per update), ``samples.txt``,
     ``checkpoint.pth`` and, at the end, ``model.pth``, ``settings.json``, ``loss.pdf`` and
-    ``loss.png``. If a signal stops the run, a checkpoint is written and ``SystemExit`` with
-    128 + the signal's number is raised.
+    ``loss.png``; it is a ``ValueError`` if it has some of them, unless ``resume`` or ``overwrite``
+    is set. If a signal stops the run, a checkpoint is written and ``SystemExit`` with 128 + the
+    signal's number is raised.
     """
     check_settings(settings)
+    if out is not None:
+        out = open_run_folder(out, RESULTS, resume=resume, overwrite=overwrite)
     torch.manual_seed(seed)
     device = pick_device(device)
     text = load_text(data)
-    out = writable_folder(out) if out else None
     tokenizer = get_tokenizer("gpt2")
 
     model = GPTModel(gpt_config).to(device)
@@ -96,16 +110,18 @@ def main(
         eval_iter=1,
         config=gpt_config,
         vocabulary=describe_vocabulary(tokenizer),
-        checkpoint_path=out / "checkpoint.pth" if out else None,
+        settings=identify_run(text, settings, seed),
+        checkpoint_path=out / CHECKPOINT if out else None,
         checkpoint_freq=100,
         log_path=out / "train-log.jsonl" if out else None,
         on_epoch_end=lambda: write_sample(model, tokenizer, device, out),
     )
     if resume:
         trainer.resume()
+        if trainer.is_finished:
+            print(f"The run was finished after {trainer.progress.step} updates; none is added.")
     elif out:
-        for name in ("train-log.jsonl", "samples.txt"):
-            (out / name).unlink(missing_ok=True)  # of an earlier run
+        clear_run_folder(out, RESULTS)
 
     stopped_by = trainer.run()
     if stopped_by:
@@ -127,8 +143,14 @@ def source_of(data: str) -> str:
         return resolve(data).source
 
 
+def identify_run(text: str, settings: dict, seed: int) -> dict:
+    """What must be the same when a run is resumed; it may become longer, so not the epochs."""
+    kept = {key: value for key, value in settings.items() if key != "num_epochs"}
+    return {"seed": seed, "data_sha256": hash_of_text(text), **kept}
+
+
 def check_settings(settings: dict) -> None:
-    """Raise ``ValueError`` if the settings lack a key or have one that means nothing here."""
+    """Raise ``ValueError`` if the settings lack a key, have an unknown one, or cannot work."""
     unknown = settings.keys() - OTHER_SETTINGS.keys()
     missing = OTHER_SETTINGS.keys() - settings.keys()
     if unknown or missing:
@@ -136,11 +158,15 @@ def check_settings(settings: dict) -> None:
             f"settings must be {sorted(OTHER_SETTINGS)}; unknown: {sorted(unknown)}, "
             f"missing: {sorted(missing)}"
         )
+    for name in ("num_epochs", "batch_size"):
+        if settings[name] < 1:
+            raise ValueError(f"{name} must be at least 1, got {settings[name]}")
 
 
 def create_loaders(text: str, gpt_config: dict, settings: dict, train_ratio: float = 0.90):
     """Split the text by characters, 90 % to learn from and 10 % to test on, and make loaders."""
     split = int(train_ratio * len(text))
+    check_length(text, split, gpt_config["context_length"])
     window = {
         "batch_size": settings["batch_size"],
         "max_length": gpt_config["context_length"],
@@ -149,6 +175,19 @@ def create_loaders(text: str, gpt_config: dict, settings: dict, train_ratio: flo
     train_loader = create_dataloader_v1(text[:split], **window, shuffle=True, drop_last=True)
     val_loader = create_dataloader_v1(text[split:], **window, shuffle=False, drop_last=False)
     return train_loader, val_loader
+
+
+def check_length(text: str, split: int, context_length: int) -> None:
+    """Raise ``ValueError`` if a part of the text has less than one window of tokens."""
+    tokenizer = get_tokenizer("gpt2")
+    for name, part in (("learn from", text[:split]), ("test on", text[split:])):
+        count = len(tokenizer.encode_ordinary(part))
+        if count <= context_length:
+            raise ValueError(
+                f"the text is too short: the part to {name} has {count} tokens, and a context of "
+                f"{context_length} needs at least {context_length + 1}; use a longer text, or a "
+                "--preset with a shorter context"
+            )
 
 
 def write_sample(model, tokenizer, device, out: Path | None) -> None:
@@ -203,34 +242,32 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser.add_argument(
         "--seed", type=int, default=123, help="of the random numbers (default: 123)"
     )
-    parser.add_argument(
-        "--out", default="runs/gpt_train", help="folder for all results (default: runs/gpt_train)"
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="continue the run in --out from its checkpoint"
-    )
+    add_run_options(parser, None, "runs/gpt_train, with another preset runs/gpt_train-PRESET")
     return parser, parser.parse_args()
+
+
+def default_folder(preset: str) -> str:
+    """Each preset has its own, so that a small run never stands in the way of a long one."""
+    return "runs/gpt_train" if preset == "book" else f"runs/gpt_train-{preset}"
 
 
 if __name__ == "__main__":
     plt.switch_backend("agg")  # plots go to files only
     parser, args = parse_args()
     config_changes, settings_changes = PRESETS[args.preset]
-    gpt_config = GPT_CONFIG_124M | config_changes
     settings = OTHER_SETTINGS | settings_changes
     if args.epochs is not None:
         settings["num_epochs"] = args.epochs
+    out = default_folder(args.preset) if args.out is None else args.out
     with short_errors(parser):
-        try:
-            main(
-                gpt_config,
-                settings,
-                data=args.data,
-                device=args.device,
-                seed=args.seed,
-                out=args.out,
-                resume=args.resume,
-            )
-        except FloatingPointError as error:
-            sys.exit(f"{parser.prog}: {error}")
-    print(f"Wrote model.pth, loss.pdf, loss.png and train-log.jsonl to {args.out}")
+        main(
+            GPT_CONFIG_124M | config_changes,
+            settings,
+            data=args.data,
+            device=args.device,
+            seed=args.seed,
+            out=out,
+            resume=args.resume,
+            overwrite=args.overwrite,
+        )
+        print(f"Wrote model.pth, loss.pdf, loss.png and train-log.jsonl to {out}")

@@ -62,12 +62,17 @@ def short_errors(parser: argparse.ArgumentParser) -> Iterator[None]:
     """Show what the user can mend as one line, with exit code 2, instead of a traceback.
 
     That is any ``ValueError``, ``OSError`` or ``DownloadError``. Where the reader of our output
-    (``head``, say) has seen enough, the script ends without a word.
+    (``head``, say) has seen enough, the script ends without a word. Ctrl-C gives exit code 130, and
+    a training whose numbers are no longer finite 1, with one line each too.
     """
     tolerate_any_console()
     try:
         yield
     except BrokenPipeError:
         sys.stdout = None
+    except KeyboardInterrupt:
+        parser.exit(130, f"\n{parser.prog}: stopped by Ctrl-C\n")
+    except FloatingPointError as error:
+        parser.exit(1, f"{parser.prog}: error: {error}\n")
     except (ValueError, OSError, DownloadError) as error:
         parser.exit(2, f"{parser.prog}: error: {one_line(error)}\n")

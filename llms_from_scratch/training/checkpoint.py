@@ -43,11 +43,13 @@ def save_checkpoint(
     vocabulary: dict | None = None,
     progress: dict | None = None,
     data: dict | None = None,
+    settings: dict | None = None,
 ) -> None:
     """Write all that training needs to go on exactly; ``path`` is replaced in one step.
 
     ``progress`` is the caller's own dictionary of numbers, lists and tensors (step, losses, ...),
-    and ``data`` describes what the position in the data depends on, the batch size say. Raises
+    ``data`` describes what the position in the data depends on, the batch size say, and
+    ``settings`` what else makes this run (a hash of its text, seed, learning rate). Raises
     ``ValueError``, before anything is written, for what ``load_checkpoint`` could not read.
     """
     path = Path(path)
@@ -59,6 +61,7 @@ def save_checkpoint(
         vocabulary=vocabulary,
         progress=progress,
         data=data,
+        settings=settings,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     for stray in path.parent.glob(f".{path.name}.*.tmp"):
@@ -76,6 +79,7 @@ def checkpoint_content(
     vocabulary: dict | None = None,
     progress: dict | None = None,
     data: dict | None = None,
+    settings: dict | None = None,
 ) -> dict:
     """What ``save_checkpoint`` writes. Its tensors are those of the model, not copies."""
     if merged := lora_layers(model, merged=True):
@@ -84,6 +88,7 @@ def checkpoint_content(
         "config": config,
         "vocabulary": vocabulary,
         "data": data,
+        "settings": settings,
         "model": plain_state_dict(model),
         "optimizer_class": type(optimizer).__name__,
         "optimizer": optimizer.state_dict(),
@@ -105,21 +110,18 @@ def load_checkpoint(
     config: dict | None = None,
     vocabulary: dict | None = None,
     data: dict | None = None,
+    settings: dict | None = None,
 ) -> dict:
     """Restore what ``save_checkpoint`` saved, and return ``progress``.
 
     With an optimizer, the random number generators are restored too; without one, only the model.
     Raises ``CheckpointError`` before anything is changed if the file is damaged or has another
-    format version, or if configuration, vocabulary, data, optimizer, scheduler or tensors do not
-    fit.
+    format version, or if configuration, vocabulary, data, settings, optimizer, scheduler or tensors
+    do not fit.
     """
     content = read_checkpoint(path)
-    for name, wanted in (("config", config), ("vocabulary", vocabulary), ("data", data)):
-        if wanted is None or (name == "data" and content.get("data") is None):  # an older file
-            continue
-        wanted = plain_value(wanted, name)
-        if not same_value(content[name], wanted):
-            raise CheckpointError(f"{path}: {name} differs: {_difference(content[name], wanted)}")
+    given = {"config": config, "vocabulary": vocabulary, "data": data, "settings": settings}
+    _check_belongings(path, content, given)
     if merged := lora_layers(model, merged=True):
         raise CheckpointError(f"the LoRA layer {merged[0]!r} is merged: call unmerge_lora first")
     _check_tensors(path, content["model"], plain_state_dict(model))
@@ -197,6 +199,24 @@ def describe_vocabulary(tokenizer) -> dict:
             token = b""  # some vocabularies have gaps
         digest.update(len(token).to_bytes(4, "little") + token)
     return {"name": tokenizer.name, "size": tokenizer.n_vocab, "sha256": digest.hexdigest()}
+
+
+def _check_belongings(path: str | Path, content: dict, given: dict) -> None:
+    """Raise ``CheckpointError`` that names all that differs from what is given."""
+    differences = []
+    for name, wanted in given.items():
+        is_older = name in ("data", "settings") and content.get(name) is None
+        if wanted is None or is_older:
+            continue
+        wanted = plain_value(wanted, name)
+        if not same_value(content[name], wanted):
+            verb = "differ" if name == "settings" else "differs"
+            differences.append(f"{name} {verb}: {_difference(content[name], wanted)}")
+    if differences:
+        raise CheckpointError(
+            f"{path}: {'; '.join(differences)}. It is another run: give what was saved, or start "
+            "anew in another folder"
+        )
 
 
 def _check_tensors(path: str | Path, saved: dict, wanted: dict) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import json
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -21,6 +22,7 @@ from tqdm import tqdm
 from llms_from_scratch.ch05 import calc_loss_batch, evaluate_model, take_batches
 from llms_from_scratch.data.files import atomic_write
 from llms_from_scratch.training.checkpoint import (
+    CheckpointError,
     checkpoint_content,
     get_rng_state,
     load_checkpoint,
@@ -43,6 +45,9 @@ class Progress:
     val_losses: list[float] = field(default_factory=list)
     track_tokens_seen: list[int] = field(default_factory=list)
     epoch_rng: dict | None = None  # random state at the epoch's start: it fixes the data's order
+    notes: dict = field(
+        default_factory=dict
+    )  # what the caller wants to find again, in a resumed run
 
 
 class Trainer:
@@ -50,10 +55,11 @@ class Trainer:
 
     The length is given as ``num_epochs`` or as ``max_steps``, a number of updates.
     ``accumulate`` batches make one update: the same gradient as one batch of that many times the
-    size, for less memory. ``config`` and ``vocabulary`` go into the checkpoint and are compared
+    size, for less memory. ``config``, ``vocabulary`` and ``settings`` (whatever else makes this
+    run: a hash of its text, the seed, the learning rate) go into the checkpoint and are compared
     when training is resumed, and so are the numbers of examples, of batches and of rows in each.
     ``on_step`` is called with the number of updates so far, and ``on_epoch_end`` without arguments,
-    for samples say.
+    for samples say. ``calc_loss`` and ``evaluate`` are chapter 5's functions, or chapter 6's.
 
     As in ``train_model_simple``, an evaluation draws from the same random numbers as training (it
     shuffles a loader too), so runs with another ``eval_freq`` see the data in another order.
@@ -79,11 +85,14 @@ class Trainer:
         autocast_dtype: torch.dtype | None = None,
         config: dict | None = None,
         vocabulary: dict | None = None,
+        settings: dict | None = None,
         checkpoint_path: str | Path | None = None,
         checkpoint_freq: int | None = None,
         log_path: str | Path | None = None,
         on_step: Callable[[int], None] | None = None,
         on_epoch_end: Callable[[], None] | None = None,
+        calc_loss: Callable[..., torch.Tensor] = calc_loss_batch,
+        evaluate: Callable[..., tuple[float, float]] = evaluate_model,
     ):
         if num_epochs is None and max_steps is None:
             raise ValueError("how long to train? give num_epochs or max_steps")
@@ -108,7 +117,8 @@ class Trainer:
         self.eval_freq, self.eval_iter = eval_freq, eval_iter
         self.accumulate, self.max_grad_norm = accumulate, max_grad_norm
         self.autocast_dtype = autocast_dtype
-        self.config, self.vocabulary = config or {}, vocabulary
+        self.config, self.vocabulary, self.settings = config or {}, vocabulary, settings
+        self.calc_loss, self.evaluate = calc_loss, evaluate
         self.checkpoint_path = Path(checkpoint_path) if checkpoint_path else None
         self.checkpoint_freq = checkpoint_freq
         self.log_path = Path(log_path) if log_path else None
@@ -131,7 +141,10 @@ class Trainer:
             )
 
     def resume(self) -> None:
-        """Take up the run that wrote the checkpoint; ``CheckpointError`` if it was another run."""
+        """Take up the run that wrote the checkpoint.
+
+        Raises ``CheckpointError`` if it was another run, or one that is longer than this one.
+        """
         progress = load_checkpoint(
             self.checkpoint_path,
             self.model,
@@ -139,8 +152,18 @@ class Trainer:
             self.scheduler,
             **self._belongings(),
         )
+        if progress["step"] > self.max_steps:
+            raise CheckpointError(
+                f"{self.checkpoint_path} has made {progress['step']} updates, more than the "
+                f"{self.max_steps} that are asked for: train for more epochs or steps"
+            )
         self.progress = Progress(**progress)
         self._cut_log()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all updates have been made."""
+        return self.progress.step >= self.max_steps
 
     def _belongings(self) -> dict:
         """What a checkpoint belongs to; with other data its position would mean something else."""
@@ -151,17 +174,24 @@ class Trainer:
             "batch_size": getattr(self.train_loader, "batch_size", None),
             "accumulate": self.accumulate,
         }
-        return {"config": self.config, "vocabulary": self.vocabulary, "data": data}
+        return {
+            "config": self.config,
+            "vocabulary": self.vocabulary,
+            "data": data,
+            "settings": self.settings,
+        }
 
     def run(self) -> int | None:
         """Train to the end; return ``None``, or the number of the signal that stopped the run.
 
-        SIGINT (Ctrl-C) and SIGTERM end it after the update that is under way, with a checkpoint.
+        SIGINT (Ctrl-C) and SIGTERM end it after the update that is under way, with a checkpoint; a
+        line says so at once. The second one has its usual effect: ``KeyboardInterrupt``, say.
         Raises ``FloatingPointError`` if the loss or its gradient is no longer finite, before it
         harms the weights, and ``ValueError`` for an update without any target.
         """
-        with _delayed_signals() as received, self._progress_bar() as bar:
-            while self.progress.step < self.max_steps:
+        with _delayed_signals(self._promise()) as received, self._progress_bar() as bar:
+            # A run that was stopped in the last batch of an epoch still has the epoch's end to do
+            while not self.is_finished or self.progress.batch == len(self.train_loader):
                 self.model.train()
                 for batches in self._batches_of_update():
                     started = time.perf_counter()
@@ -183,7 +213,11 @@ class Trainer:
                     self.progress.epoch += 1
                     self.progress.batch = 0
             self.save()
-        return None
+        return received[0] if received else None
+
+    def _promise(self) -> str:
+        saving = "then a checkpoint is saved" if self.checkpoint_path else "then the training ends"
+        return f"Stopping: this update is finished, {saving}. Once more stops at once."
 
     def _batches_of_update(self) -> Iterator[list]:
         """The rest of this epoch's batches, in lists of up to ``accumulate``.
@@ -229,7 +263,7 @@ class Trainer:
             if count == 0:
                 continue  # nothing to learn: its mean loss would be 0 / 0
             with self._autocast():
-                loss = calc_loss_batch(input_batch, target_batch, self.model, self.device)
+                loss = self.calc_loss(input_batch, target_batch, self.model, self.device)
             loss = loss * (count / sum(counts))
             mean_loss += loss.item()
             self._check_finite("loss", mean_loss)
@@ -248,9 +282,12 @@ class Trainer:
 
     def _check_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
+            kept = ""
+            if self.checkpoint_path and self.checkpoint_path.is_file():
+                kept = f"; the last good checkpoint is kept: {self.checkpoint_path}"
             raise FloatingPointError(
                 f"the {what} became {value} at step {self.progress.step}: try a lower learning "
-                "rate, gradient clipping, or float32"
+                f"rate, gradient clipping, or float32{kept}"
             )
 
     def _report(self, bar: tqdm, loss: float) -> None:
@@ -263,7 +300,7 @@ class Trainer:
         bar.update()
         if (progress.step - 1) % self.eval_freq == 0:
             with self._autocast():
-                train_loss, val_loss = evaluate_model(
+                train_loss, val_loss = self.evaluate(
                     self.model, self.train_loader, self.val_loader, self.device, self.eval_iter
                 )
             progress.train_losses.append(train_loss)
@@ -299,7 +336,7 @@ class Trainer:
 
 
 @contextlib.contextmanager
-def _delayed_signals() -> Iterator[list[int]]:
+def _delayed_signals(acknowledgement: str = "") -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM in a list instead of dying at once; a second one does kill."""
     received: list[int] = []
     previous = {}
@@ -307,6 +344,9 @@ def _delayed_signals() -> Iterator[list[int]]:
     def remember(number, frame):
         received.append(number)
         signal.signal(number, previous[number])
+        if acknowledgement:
+            with contextlib.suppress(RuntimeError, OSError):  # in the midst of another output
+                print(f"\n{acknowledgement}", file=sys.stderr, flush=True)
 
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
