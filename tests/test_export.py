@@ -3,9 +3,11 @@
 import functools
 import json
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import gguf
 import numpy as np
@@ -28,7 +30,15 @@ from llms_from_scratch.llama3 import LLAMA31_ROPE_FREQ, Llama3Model
 from llms_from_scratch.olmo3 import Olmo3Model
 from llms_from_scratch.qwen3 import Qwen3Model
 from llms_from_scratch.tokenizer import GPT2_SPLIT_PATTERN, byte_symbols, get_tokenizer
-from llms_from_scratch.weights.chat_formats import HubTokenizer
+from llms_from_scratch.weights.chat_formats import (
+    ChatFormat,
+    ChatMLFormat,
+    GemmaFormat,
+    HubTokenizer,
+    OlmoFormat,
+    QwenFormat,
+    SmolLM2Format,
+)
 from llms_from_scratch.weights.chat_templates import modelfile
 from llms_from_scratch.weights.export_hub import config_for_hub
 from llms_from_scratch.weights.export_tokenizers import tokenizer_json
@@ -571,6 +581,51 @@ def test_ollama_is_told_the_conversation_and_where_it_ends(tmp_path):
     assert text.startswith('FROM ./model.gguf\nTEMPLATE """{{- range .Messages }}<|im_start|>')
     assert text.endswith('PARAMETER stop "<|im_end|>"\n')
     assert (folder / "model.gguf").is_file()
+
+
+MODELFILE = re.compile(  # Ollama's grammar: an instruction, and a value plain, in " or in \"""
+    r"""(FROM|PARAMETER|TEMPLATE|SYSTEM) (?:(stop|temperature|num_ctx) )?"""
+    r"""(?:\"""(.*?)\"""|"([^"\n]*)"|([^\s"][^\n]*))\n""",
+    re.DOTALL,
+)
+CHATS = [ChatFormat, ChatMLFormat, GemmaFormat, OlmoFormat, QwenFormat, SmolLM2Format]
+
+
+def instructions_of(text: str) -> list[tuple[str, str, str]]:
+    """A Modelfile's instructions: name, parameter, value; nothing else may be in it."""
+    found, position = [], 0
+    while position < len(text):
+        match = MODELFILE.match(text, position)
+        assert match, f"no instruction: {text[position : position + 60]!r}"
+        name, parameter, *values = match.groups()
+        assert (name == "PARAMETER") == (parameter is not None)
+        found.append((name, parameter or "", next(v for v in values if v is not None)))
+        position = match.end()
+    return found
+
+
+@pytest.mark.parametrize("asked", [*PROMPT_STYLES, None, *CHATS])
+def test_a_modelfile_has_the_instructions_of_ollamas_grammar_and_no_others(asked):
+    end = "<|end_of_text|>"
+    if isinstance(asked, type):
+        marks = ["<|endoftext|>", "<|end_of_text|>", "<think>", "</think>", "<bos>", "<eos>"]
+        marks += ["<|im_start|>", "<|im_end|>", "<|begin_of_text|>", "<|eot_id|>"]
+        marks += ["<|start_header_id|>", "<|end_header_id|>", "<start_of_turn>", "<end_of_turn>"]
+        asked = asked(SimpleNamespace(special_tokens={m: i for i, m in enumerate(marks)}))
+        stops = list(asked.stops)
+    else:
+        stops = [end] if asked else []
+    found = instructions_of(modelfile(asked, end=end))
+    names = [name for name, _, _ in found]
+    assert found[0] == ("FROM", "", "./model.gguf")
+    assert names.count("FROM") == names.count("TEMPLATE") == 1 and names.count("SYSTEM") <= 1
+    assert [value for name, key, value in found if key == "stop"] == stops
+    system = getattr(asked, "default_system", None)
+    assert [value for name, _, value in found if name == "SYSTEM"] == ([system] if system else [])
+    template = next(value for name, _, value in found if name == "TEMPLATE")
+    assert "{{" in template and template.count("{{") == template.count("}}")
+    for stop in stops:
+        assert asked is None or stop in template or stop == stops[-1]
 
 
 @pytest.mark.parametrize("style", [*PROMPT_STYLES, None])
