@@ -92,7 +92,8 @@ def load_messages(data_file_path: str | Path) -> pd.DataFrame:
 
     The format is that of the collection, label, tab, text and no header, or CSV with a header. For
     the synthetic messages, a column ``Template`` says which ones were made from one template.
-    Raises ``ValueError`` for a file without such columns, without rows or that is not UTF-8.
+    Raises ``ValueError`` for a file without such columns, without rows or that is not UTF-8, and
+    names the first row with too many or too few fields.
     """
     if Path(data_file_path).suffix == ".csv":
         return _read_csv(data_file_path)
@@ -110,6 +111,7 @@ def _read_csv(path: str | Path, **options) -> pd.DataFrame:
     options = {"keep_default_na": False, "dtype": {"Text": str}} | options
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")  # with or without byte order mark
+        _check_rows(text, options.get("sep", ","), options.get("names"), str(path))
         df = pd.read_csv(io.StringIO(text, newline=""), **options)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text (byte {error.start}): save it so") from None
@@ -119,10 +121,41 @@ def _read_csv(path: str | Path, **options) -> pd.DataFrame:
     return df
 
 
+def _check_rows(text: str, separator: str, names: list[str] | None, what: str) -> None:
+    """Raise ``ValueError`` for a row that does not have the columns' number of fields."""
+    if "\0" in text:
+        raise ValueError(f"{what} contains NUL characters: it is no text, or UTF-16")
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    sign = "comma" if separator == "," else "tab"
+    try:
+        width = len(names) if names else None
+        for row in filter(None, rows):
+            width = width or len(row)  # the first row is the header
+            if len(row) != width:
+                advice = f"put texts with a {sign} in quotes" if len(row) > width else "fill it up"
+                raise ValueError(
+                    f"{what}, line {rows.line_num}: {len(row)} fields separated by a {sign} instead"
+                    f" of {width}: {advice}; it is {separator.join(row)!r:.80}"
+                )
+    except csv.Error:  # a field of 128 kB, say: pandas may know what to do
+        return
+
+
+def _check_labels(labels: pd.Series, allowed: tuple, what: str) -> None:
+    """Raise ``ValueError`` for the first label that is not allowed, with its row from 1."""
+    for row, label in enumerate(labels, 1):
+        if label not in allowed:
+            cause = ": is this a header? Such a file has none" if label == "Label" else ""
+            known = " or ".join(map(repr, allowed))
+            raise ValueError(
+                f"{what}, row {row}: unknown label {label!r:.60}: labels must be {known}{cause}"
+            )
+
+
 def _check_columns(df: pd.DataFrame, what: str = "the table") -> None:
     missing = [name for name in ("Label", "Text") if name not in df.columns]
     if missing:
-        raise ValueError(f"{what} has no column {missing[0]!r}; it has {list(df.columns)}")
+        raise ValueError(f"{what} has no column {missing[0]!r}; it has {list(df.columns)!r:.80}")
     if df.empty:
         raise ValueError(f"{what} has no rows")
 
@@ -134,9 +167,7 @@ def create_balanced_dataset(df: pd.DataFrame) -> pd.DataFrame:
     does not occur.
     """
     _check_columns(df)
-    unknown = sorted(set(df["Label"]) - set(LABELS), key=str)
-    if unknown:
-        raise ValueError(f"unknown label {unknown[0]!r}: labels must be 'ham' or 'spam'")
+    _check_labels(df["Label"], tuple(LABELS), "the table")
     ham, spam = df[df["Label"] == "ham"], df[df["Label"] == "spam"]
     if ham.empty or spam.empty:
         raise ValueError(f"the table has no {'ham' if ham.empty else 'spam'}: one class only")
@@ -178,9 +209,7 @@ class SpamDataset(Dataset):
 
     def __init__(self, csv_file, tokenizer, max_length=None, pad_token_id=None):
         self.data = _read_csv(csv_file)
-        unknown = sorted(set(self.data["Label"]) - {0, 1}, key=str)
-        if unknown:
-            raise ValueError(f"{csv_file}: unknown label {unknown[0]!r}: labels must be 0 or 1")
+        _check_labels(self.data["Label"], (0, 1), str(csv_file))
         if max_length is not None and max_length < 1:
             raise ValueError(f"max_length must be at least 1, got {max_length}")
         self.encoded_texts = [tokenizer.encode_ordinary(text) for text in self.data["Text"]]

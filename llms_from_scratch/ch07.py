@@ -6,6 +6,7 @@ Shapes: b = batch size, num_tokens = length of the longest row of a batch.
 
 import json
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -101,6 +102,7 @@ __all__ = [
 
 PAD_TOKEN_ID = 50256  # GPT-2's <|endoftext|>: ends a response, and fills rows up
 IGNORE_INDEX = -100  # targets that cross_entropy leaves out
+HALF_A_PAIR = re.compile("[\ud800-\udfff]")  # JSON can write it, UTF-8 cannot
 SYNTHETIC_INSTRUCTIONS = "synthetic instructions"
 SYNTHETIC_INSTRUCTIONS_NOTICE = (
     "NOTICE: these are the bundled synthetic instructions; results differ from the book's."
@@ -154,6 +156,8 @@ def load_entries(path: str | Path) -> list[dict]:
         raise ValueError(
             f"{path} is not JSON: {error.msg} in line {error.lineno}, column {error.colno}"
         ) from None
+    except RecursionError:
+        raise ValueError(f"{path} is no list of entries: it has lists within lists") from None
     return check_entries(entries, str(path))
 
 
@@ -173,7 +177,13 @@ def check_entries(entries, what: str = "the data") -> list[dict]:
                 hint = ' (use "" if there is none)' if key == "input" else ""
                 raise ValueError(f"{what}: entry {i} has no key {key!r}{hint}: {entry!r:.60}")
             if not isinstance(entry[key], str):
-                raise ValueError(f"{what}: entry {i}: {key!r} must be a text, got {entry[key]!r}")
+                got = repr(entry[key])
+                raise ValueError(f"{what}: entry {i}: {key!r} must be a text, got {got:.60}")
+            if HALF_A_PAIR.search(entry[key]):
+                raise ValueError(
+                    f"{what}: entry {i}: {key!r} has half of a surrogate pair, which is no "
+                    f"character: {entry[key]!a:.60}"
+                )
         _check_check(entry.get("check"), f"{what}: entry {i}")
     return entries
 

@@ -1,5 +1,6 @@
 """Chapter 6: data, figures of the book, loss and accuracy, training, saving, and bad input."""
 
+import csv
 import json
 import math
 import re
@@ -12,6 +13,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from llms_from_scratch.ch04 import BASE_CONFIG, GPTModel
@@ -231,11 +234,68 @@ def test_splits_survive_writing_and_reading(tmp_path, tokenizer):
         ("Label,Text\nham,hello\n", "unknown label 'ham'"),
         ("Label,Text\n0,caf\xe9\n".encode("latin-1"), "not UTF-8"),
         ('Label,Text\n0,"never closed\n', "not a table"),
+        ("Label,Text\n0,hello, world\n", "line 2: 3 fields separated by a comma instead of 2: put"),
+        ("Label,Text\n0,a\n1\n", "line 3: 1 fields separated by a comma instead of 2: fill it"),
+        ("Label,Text\n0,a\n1,b,c\n", "line 3: 3 fields .* put texts with a comma in quotes"),
+        ("Label,Text\n0,a\0b\n", "contains NUL characters"),
+        ("Label,Text\n0,a\n1,b\n3,c\n", "row 3: unknown label 3: labels must be 0 or 1"),
+        ("Label,Text\n" + "x" * 99_999 + ",a\n", "row 1: unknown label 'x{59}: labels"),
     ],
 )
 def test_bad_files_are_refused_with_a_reason(tmp_path, tokenizer, content, message):
     with pytest.raises(ValueError, match=message):
         SpamDataset(write_csv(tmp_path, content), tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "Label\tText\nham\ta\n",
+            "row 1: unknown label 'Label': .* is this a header",
+        ),
+        ("ham\ta\nspam,b\n", "line 2: 1 fields separated by a tab instead of 2.*'spam,b'"),
+        ("ham\ta\nspam\tb\tc\n", "line 2: 3 fields separated by a tab instead of 2"),
+        ("eggs" * 20_000 + "\ta\n", "row 1: unknown label"),
+    ],
+)
+def test_a_bad_table_of_messages_is_refused_in_a_short_line(tmp_path, content, message):
+    path = tmp_path / "messages.tsv"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=message) as error:
+        create_balanced_dataset(load_messages(path))
+    assert len(str(error.value)) < 300 + len(str(path))
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([0, 1]),
+            st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r")),
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_any_texts_written_by_the_csv_module_are_read_as_they_are(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("tables") / "messages.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("Label", "Text"), *rows])
+    df = load_messages(path)
+    assert list(zip(df["Label"], df["Text"], strict=True)) == rows
+
+
+@settings(max_examples=200)
+@given(content=st.text('01,\t"\n Labext', max_size=40), suffix=st.sampled_from([".csv", ".tsv"]))
+def test_any_text_is_a_table_or_a_value_error(tmp_path_factory, content, suffix):
+    path = tmp_path_factory.mktemp("tables") / f"messages{suffix}"
+    path.write_text("Label,Text\n" + content if suffix == ".csv" else content, encoding="utf-8")
+    try:
+        df = load_messages(path)
+    except ValueError as error:
+        assert str(path) in str(error)
+    else:
+        assert all(isinstance(text, str) for text in df["Text"])
 
 
 def test_bad_tables_are_refused_with_a_reason():

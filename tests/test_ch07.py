@@ -162,6 +162,11 @@ def test_alpaca_and_the_books_data_never_share_a_file():
         (b'[{"instruction": "a", "output": "b"}]', "no key 'input' .use \"\" if there is none"),
         (b'[{"instruction": null, "input": "", "output": "b"}]', "'instruction' must be a text"),
         (b'[{"instruction": "caf\xe9"}]', "not UTF-8 text .byte 21"),
+        (b"[" * 100_000, "no list of entries: it has lists within lists"),
+        (
+            b'[{"instruction": "a \\ud83d", "input": "", "output": "b"}]',
+            "entry 0: 'instruction' has half of a surrogate pair",
+        ),
         (
             b'[{"instruction": "a", "input": "", "output": "b", "check": {"match": "near"}}]',
             'entry 0: "check" must be',
