@@ -28,6 +28,9 @@ def main() -> int:
     args = parser.parse_args()
     wanted = [path.resolve() for path in args.paths] or [ROOT]
     notebooks = [p for p in all_notebooks() if any(p.is_relative_to(w) for w in wanted)]
+    for path in wanted:
+        if not any(notebook.is_relative_to(path) for notebook in notebooks):
+            parser.error(f"{path} is no notebook of the repository, nor a folder with one")
 
     failures = 0
     bar = tqdm(notebooks, unit="notebook")
