@@ -5,10 +5,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from llms_from_scratch.ch02 import GPTDatasetV1
 from llms_from_scratch.tokenizer import get_tokenizer
@@ -17,6 +20,7 @@ from llms_from_scratch.training.token_files import (
     create_dataloaders,
     tokenize_file,
 )
+from llms_from_scratch.weights.pretrained import load_pretrained
 
 FOLDER = Path(__file__).resolve().parent.parent / "ch05/03_bonus_pretraining_on_gutenberg"
 BOOK = "It was a dark and stormy night; the rain fell in torrents, except at times. " * 40
@@ -201,6 +205,57 @@ def test_a_text_is_tokenized_once_until_it_changes(tmp_path):
     assert len(np.load(path)) == 5
 
 
+def token_ids_of(text):
+    return [*get_tokenizer().encode(text), get_tokenizer().eot_token]
+
+
+@settings(max_examples=30)
+@given(
+    texts=st.lists(st.sampled_from(["one two", "one six", "a", "one two three"]), min_size=1),
+    ages=st.lists(st.integers(-1000, 1000), min_size=9, max_size=9),
+)
+def test_token_files_are_those_of_the_present_text_whatever_its_name_size_and_time(texts, ages):
+    with TemporaryDirectory() as name:
+        text, tokens = Path(name, "book.txt"), Path(name, "book.npy")
+        for content, age in zip(texts, ages * len(texts), strict=False):
+            text.write_text(content, encoding="utf-8")
+            os.utime(text, (1.7e9 + age,) * 2)
+            tokenize_file(text, tokens, get_tokenizer())
+            assert np.load(tokens).tolist() == token_ids_of(content)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda tokens: tokens.write_bytes(tokens.read_bytes()[:-2]),
+        lambda tokens: tokens.unlink(),
+        lambda tokens: tokens.with_name("book.npy.json").write_text("{"),
+        lambda tokens: tokens.with_name("book.npy.json").write_text("[]"),
+        lambda tokens: np.save(tokens, np.arange(2, dtype=np.uint16)),
+    ],
+)
+def test_a_damaged_token_file_is_made_again(tmp_path, harm):
+    (tmp_path / "book.txt").write_text("One two three", encoding="utf-8")
+    tokens = tokenize_file(tmp_path / "book.txt", tmp_path / "book.npy", get_tokenizer())
+    harm(tokens)
+    tokenize_file(tmp_path / "book.txt", tokens, get_tokenizer())
+    assert np.load(tokens).tolist() == token_ids_of("One two three")
+
+
+def test_another_vocabulary_gives_other_token_files(tmp_path):
+    gpt2 = get_tokenizer()
+    other = type(gpt2)(
+        "other",
+        pat_str=gpt2._pat_str,
+        special_tokens={"<|endoftext|>": 256},
+        mergeable_ranks={bytes([i]): i for i in range(256)},
+    )
+    (tmp_path / "book.txt").write_text("One", encoding="utf-8")
+    tokenize_file(tmp_path / "book.txt", tmp_path / "book.npy", gpt2)
+    tokenize_file(tmp_path / "book.txt", tmp_path / "book.npy", other)
+    assert np.load(tmp_path / "book.npy").tolist() == [*b"One", 256]
+
+
 def test_training_and_validation_parts_share_no_token(tmp_path):
     np.save(tmp_path / "t.npy", np.arange(1000, dtype=np.uint16))
     train, val = create_dataloaders([tmp_path / "t.npy"], 0.9, 4, max_length=10, stride=10)
@@ -245,9 +300,32 @@ def pretrained(tmp_path_factory):
 def test_pretraining_runs_on_a_folder_of_texts(pretrained):
     folder, printed = pretrained
     assert "Maximum GPU memory allocated: 0.00 GB" in printed
-    assert (folder / "model_checkpoints/model_pg_final.pth").is_file()
+    assert "Wrote model_pg_final.pth, settings.json" in printed
+    loaded = load_pretrained(folder / "model_checkpoints/model_pg_final.pth")
+    assert loaded.config["emb_dim"] == 12
     records = [json.loads(line) for line in (folder / "model_checkpoints/train-log.jsonl").open()]
     assert records[-1]["loss"] < records[0]["loss"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "holds the results of another run (checkpoint.pth"),
+        (["--resume", "--lr", "0.1"], "settings differ: lr saved 0.0005, wanted 0.1"),
+        (["--resume", "--batch_size", "2"], "batch_size saved 4, wanted 2"),
+        (["--resume", "--data_dir", "others"], "settings differ: data_sha256"),
+    ],
+)
+def test_another_run_in_the_same_folder_is_refused(pretrained, args, message):
+    folder, _ = pretrained
+    (folder / "others").mkdir(exist_ok=True)
+    (folder / "others/one.txt").write_text(BOOK.replace("rain", "snow"), encoding="utf-8")
+    (folder / "others/two.txt").write_text(BOOK[::-1], encoding="utf-8")
+    weights = (folder / "model_checkpoints/checkpoint.pth").read_bytes()
+    options = ["--data_dir", "books", "--debug", "--n_epochs", 2, *args]
+    done = run(folder, "pretraining_simple.py", *options)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+    assert (folder / "model_checkpoints/checkpoint.pth").read_bytes() == weights
 
 
 def test_a_finished_run_can_be_prolonged(pretrained):
@@ -272,6 +350,10 @@ def test_a_finished_run_can_be_prolonged(pretrained):
     ("args", "message"),
     [
         (["--data_dir", "nowhere"], "there are no .txt files below nowhere"),
+        (["--output_dir", ""], "--output_dir is empty"),
+        (["--print_sample_iter", "0"], "--print_sample_iter must be at least 1, got 0"),
+        (["--batch_size", "0"], "--batch_size must be at least 1, got 0"),
+        (["--lr", "nan"], "--lr must be a number above 0, got nan"),
         (["--debug", "perhaps"], "'perhaps' is neither true nor false"),
     ],
 )

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from tqdm import tqdm
-from train_gpt2_tiny import TRAIN_RATIO, tokenize_folder
+from train_gpt2_tiny import TRAIN_RATIO
 
 from llms_from_scratch.app.script_tools import pick_device, short_errors
 from llms_from_scratch.ch04 import GPTModelFast
@@ -27,7 +27,7 @@ from llms_from_scratch.ch05 import (
     token_ids_to_text,
 )
 from llms_from_scratch.tokenizer import get_tokenizer
-from llms_from_scratch.training.token_files import create_dataloaders
+from llms_from_scratch.training.token_files import create_dataloaders, tokenize_folder
 
 ORDER = 5
 PROMPTS = [
@@ -50,7 +50,7 @@ def main() -> None:
     args = parser.parse_args()
     with short_errors(parser):
         device = pick_device(args.device)
-        token_paths = tokenize_folder(Path(args.data_dir), Path(args.token_dir))
+        token_paths = tokenize_folder(args.data_dir, args.token_dir, get_tokenizer("gpt2"))
         pretrained = load_pretrained(args.model, GPTModelFast)
         model, context_length = pretrained.model.to(device), pretrained.config["context_length"]
 

@@ -5,12 +5,15 @@
     python pretraining_simple.py --data_dir gutenberg_preprocessed --resume    # after Ctrl-C
 
 Each file is tokenized once and kept as a file of token ids; nothing has to fit into memory. The
-last tenth of each file is for validation.
+last tenth of each file is for validation. The result can be sampled:
+
+    python ../01_main-chapter-code/gpt_generate.py --model model_checkpoints/model_pg_final.pth
 """
 
 import argparse
 import contextlib
 import io
+import json
 import sys
 from pathlib import Path
 
@@ -18,14 +21,21 @@ import torch
 from matplotlib import pyplot as plt
 from tqdm import tqdm
 
-from llms_from_scratch.app.script_tools import pick_device, short_errors, writable_folder
+from llms_from_scratch.app.run_folder import (
+    CHECKPOINT,
+    add_run_options,
+    clear_run_folder,
+    hash_of_text,
+    open_run_folder,
+)
+from llms_from_scratch.app.script_tools import pick_device, short_errors
 from llms_from_scratch.ch04 import GPT_CONFIG_124M, GPTModel
 from llms_from_scratch.ch05 import generate_and_print_sample, plot_losses
-from llms_from_scratch.data.files import atomic_write
+from llms_from_scratch.data.files import atomic_write, sha256_of
 from llms_from_scratch.tokenizer import get_tokenizer
 from llms_from_scratch.training.checkpoint import describe_vocabulary
 from llms_from_scratch.training.loop import Trainer
-from llms_from_scratch.training.token_files import create_dataloaders, tokenize_file
+from llms_from_scratch.training.token_files import create_dataloaders, tokenize_folder
 
 DEBUG_CONFIG = GPT_CONFIG_124M | {
     "context_length": 10,
@@ -35,18 +45,23 @@ DEBUG_CONFIG = GPT_CONFIG_124M | {
     "drop_rate": 0.0,
 }
 START_CONTEXT = "Every effort moves you"
+MODEL_FILES = ("model_pg_final.pth", "settings.json", "loss.pdf", "loss.png")
+RESULTS = (CHECKPOINT, "train-log.jsonl", *MODEL_FILES)
 
 
 def main(args: argparse.Namespace) -> None:
+    check_numbers(args)
+    folder_options = {"resume": args.resume, "overwrite": args.overwrite, "option": "--output_dir"}
+    output_dir = open_run_folder(args.output_dir, RESULTS, **folder_options)
     device = pick_device(args.device)
-    output_dir = writable_folder(args.output_dir)
     tokenizer = get_tokenizer("gpt2")
     config = DEBUG_CONFIG if args.debug else GPT_CONFIG_124M
+    token_paths = tokenize_folder(args.data_dir, output_dir / "tokens", tokenizer)
     torch.manual_seed(123)
     model = GPTModel(config).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.1)
     train_loader, val_loader = create_dataloaders(
-        tokenize_folder(Path(args.data_dir), output_dir / "tokens", tokenizer),
+        token_paths,
         train_ratio=0.90,
         batch_size=args.batch_size,
         max_length=config["context_length"],
@@ -64,48 +79,64 @@ def main(args: argparse.Namespace) -> None:
         autocast_dtype=torch.bfloat16 if device.type == "cuda" else None,
         config=config,
         vocabulary=describe_vocabulary(tokenizer),
-        checkpoint_path=output_dir / "checkpoint.pth",
+        settings=identify_run(args, token_paths),
+        checkpoint_path=output_dir / CHECKPOINT,
         checkpoint_freq=args.save_ckpt_freq,
         log_path=output_dir / "train-log.jsonl",
         on_step=lambda step: print_sample(step, args.print_sample_iter, model, tokenizer, device),
     )
     if args.resume:
         trainer.resume()
+        if trainer.is_finished:
+            print(f"The run was finished after {trainer.progress.step} updates; none is added.")
     else:
-        (output_dir / "train-log.jsonl").unlink(missing_ok=True)
+        clear_run_folder(output_dir, RESULTS)
     stopped_by = trainer.run()
     if stopped_by:
         print(f"Stopped after {trainer.progress.step} updates; add --resume to continue.")
         sys.exit(128 + stopped_by)
+    save_results(output_dir, model, trainer.progress, config, args)
+    memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
+    print(f"Maximum GPU memory allocated: {memory / 1e9:.2f} GB")
+    print(f"Wrote {', '.join(MODEL_FILES)} and train-log.jsonl to {output_dir}")
 
-    with atomic_write(output_dir / "model_pg_final.pth") as temporary:
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """Raise ``ValueError`` for numbers with which nothing can be trained, or with which never."""
+    for name in ("n_epochs", "print_sample_iter", "eval_freq", "save_ckpt_freq", "batch_size"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name} must be at least 1, got {getattr(args, name)}")
+    if not 0 < args.lr < float("inf"):
+        raise ValueError(f"--lr must be a number above 0, got {args.lr}")
+
+
+def identify_run(args: argparse.Namespace, token_paths: list[Path]) -> dict:
+    """What must be the same when a run is resumed; it may become longer, so not the epochs."""
+    hashes = "".join(sha256_of(path) for path in token_paths)
+    return {"data_sha256": hash_of_text(hashes), "lr": args.lr, "batch_size": args.batch_size}
+
+
+def save_results(folder: Path, model, progress, config: dict, args: argparse.Namespace) -> None:
+    with atomic_write(folder / "model_pg_final.pth") as temporary:
         torch.save(model.state_dict(), temporary)
-    progress = trainer.progress
+    results = {
+        "config": config,
+        "settings": {name: value for name, value in vars(args).items() if name != "overwrite"},
+        "updates": progress.step,
+        "tokens_seen": progress.tokens_seen,
+        "training_seconds": round(progress.seconds, 1),
+    }
+    with atomic_write(folder / "settings.json") as temporary:
+        temporary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     epochs = [args.n_epochs * n / progress.tokens_seen for n in progress.track_tokens_seen]
     plot_losses(
         epochs,
         progress.track_tokens_seen,
         progress.train_losses,
         progress.val_losses,
-        save_to=(output_dir / "loss.pdf", output_dir / "loss.png"),
+        save_to=(folder / "loss.pdf", folder / "loss.png"),
     )
-    memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
-    print(f"Maximum GPU memory allocated: {memory / 1e9:.2f} GB")
-
-
-def tokenize_folder(folder: Path, token_folder: Path, tokenizer) -> list[Path]:
-    """Token files of all .txt files below a folder, made now if they are missing or outdated."""
-    texts = sorted(folder.rglob("*.txt"))
-    if not texts:
-        raise ValueError(f"there are no .txt files below {folder}: see prepare_dataset.py")
-    return [
-        tokenize_file(
-            path,
-            token_folder / "-".join(path.relative_to(folder).with_suffix(".npy").parts),
-            tokenizer,
-        )
-        for path in tqdm(texts, desc="Tokenizing", unit="file")
-    ]
+    plt.close()
 
 
 def print_sample(step: int, every: int, model, tokenizer, device) -> None:
@@ -126,7 +157,7 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         default="gutenberg_preprocessed",
         help="folder with .txt files, at any depth (default: gutenberg_preprocessed)",
     )
-    add("--output_dir", default="model_checkpoints", help="default: model_checkpoints")
+    add_run_options(parser, "model_checkpoints", option="--output_dir")
     add("--n_epochs", type=int, default=1, help="passes over the texts (default: 1)")
     add("--print_sample_iter", type=int, default=1000, help="updates per sample (default: 1000)")
     add("--eval_freq", type=int, default=100, help="updates per evaluation (default: 100)")
@@ -134,7 +165,6 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     add("--lr", type=float, default=5e-4, help="learning rate (default: 0.0005)")
     add("--batch_size", type=int, default=4, help="default: 4")
     add("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
-    add("--resume", action="store_true", help="continue the run in --output_dir")
     add(
         "--debug",
         nargs="?",
@@ -158,7 +188,4 @@ if __name__ == "__main__":
     plt.switch_backend("agg")  # plots go to files only
     parser, args = parse_args()
     with short_errors(parser):
-        try:
-            main(args)
-        except FloatingPointError as error:
-            sys.exit(f"{parser.prog}: {error}")
+        main(args)

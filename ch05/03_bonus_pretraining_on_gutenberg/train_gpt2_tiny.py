@@ -21,12 +21,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from llms_from_scratch.app.script_tools import pick_device, short_errors, writable_folder
+from llms_from_scratch.app.run_folder import (
+    CHECKPOINT,
+    add_run_options,
+    clear_run_folder,
+    open_run_folder,
+)
+from llms_from_scratch.app.script_tools import pick_device, short_errors
 from llms_from_scratch.ch04 import GPTModelFast
-from llms_from_scratch.data.files import atomic_write
+from llms_from_scratch.data.files import atomic_write, sha256_of
 from llms_from_scratch.tokenizer import get_tokenizer
 from llms_from_scratch.training.loop import Trainer
-from llms_from_scratch.training.token_files import create_dataloaders, tokenize_file
+from llms_from_scratch.training.token_files import create_dataloaders, tokenize_folder
 from llms_from_scratch.weights.gpt2 import export_to_hub_folder
 
 CONFIG = {
@@ -45,6 +51,8 @@ WARMUP_STEPS = 200
 DECAY_SHARE = 0.19  # of all steps of stage 1, at the end
 FULL_VOCABULARY_STEPS = 100
 FULL_VOCABULARY_LR = 5e-4
+FULL_VOCABULARY_LOG = "train-log-full-vocabulary.jsonl"
+RESULTS = (CHECKPOINT, "train-log.jsonl", FULL_VOCABULARY_LOG, "model")
 
 
 def main() -> None:
@@ -52,19 +60,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data_dir", default="books", help="folder of .txt files")
-    parser.add_argument("--output_dir", default="runs/gpt2-tiny", help="folder for all results")
     parser.add_argument(
         "--steps", type=int, default=3600, help="updates of stage 1, 2048 tokens each"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument(
-        "--resume", action="store_true", help="continue stage 1 from its checkpoint"
-    )
+    add_run_options(parser, "runs/gpt2-tiny", option="--output_dir")
     args = parser.parse_args()
     with short_errors(parser):
-        output_dir = writable_folder(args.output_dir)
+        options = {"resume": args.resume, "overwrite": args.overwrite, "option": "--output_dir"}
+        output_dir = open_run_folder(args.output_dir, RESULTS, **options)
         device = pick_device(args.device)
-        token_paths = tokenize_folder(Path(args.data_dir), output_dir / "tokens")
+        token_paths = tokenize_folder(args.data_dir, output_dir / "tokens", get_tokenizer("gpt2"))
         all_tokens = np.concatenate([np.load(path) for path in token_paths])
         used_ids, counts = np.unique(all_tokens, return_counts=True)
         compact_paths = renumber(token_paths, used_ids, output_dir / "compact")
@@ -73,14 +79,6 @@ def main() -> None:
         train_full(model.to(device), token_paths, output_dir, device)
         folder = export_to_hub_folder(model, CONFIG, output_dir / "model", torch.float16)
         print(f"Wrote the model to {folder}")
-
-
-def tokenize_folder(folder: Path, token_folder: Path) -> list[Path]:
-    texts = sorted(folder.glob("*.txt"))
-    if not texts:
-        raise ValueError(f"there are no .txt files in {folder}")
-    tokenizer = get_tokenizer("gpt2")
-    return [tokenize_file(path, token_folder / f"{path.stem}.npy", tokenizer) for path in texts]
 
 
 def renumber(token_paths: list[Path], used_ids: np.ndarray, folder: Path) -> list[Path]:
@@ -136,14 +134,15 @@ def train_compact(token_paths, vocab_size, output_dir, device, args) -> GPTModel
         scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, share_of_peak),
         autocast_dtype=torch.bfloat16,
         config=CONFIG | {"vocab_size": vocab_size},
-        checkpoint_path=output_dir / "checkpoint.pth",
+        settings={"steps": args.steps, "data_sha256": [sha256_of(path) for path in token_paths]},
+        checkpoint_path=output_dir / CHECKPOINT,
         checkpoint_freq=500,
         log_path=output_dir / "train-log.jsonl",
     )
     if args.resume:
         trainer.resume()
     else:
-        (output_dir / "train-log.jsonl").unlink(missing_ok=True)
+        clear_run_folder(output_dir, RESULTS)
     stopped_by = trainer.run()
     if stopped_by:
         sys.exit(128 + stopped_by)
@@ -200,7 +199,7 @@ def train_full(model, token_paths, output_dir, device) -> None:
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: max(0.0, 1 - step / FULL_VOCABULARY_STEPS)
     )
-    log_path = output_dir / "train-log-full-vocabulary.jsonl"
+    log_path = output_dir / FULL_VOCABULARY_LOG
     log_path.unlink(missing_ok=True)
     Trainer(
         model,

@@ -1,32 +1,76 @@
 """Token ids on disk, for texts that are too long to tokenize at each start or to keep in memory."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
+from tqdm import tqdm
 
 from llms_from_scratch.data import load_text
-from llms_from_scratch.data.files import atomic_write
+from llms_from_scratch.data.files import atomic_write, sha256_of
 from llms_from_scratch.tokenizer import END_OF_TEXT
+from llms_from_scratch.training.checkpoint import describe_vocabulary
+
+
+def tokenize_folder(folder: str | Path, token_folder: str | Path, tokenizer) -> list[Path]:
+    """Token files of all ``.txt`` files below a folder, made now unless they are there already."""
+    folder = Path(folder)
+    texts = sorted(folder.rglob("*.txt"))
+    if not texts:
+        raise ValueError(f"there are no .txt files below {folder}: see prepare_dataset.py")
+    return [
+        tokenize_file(
+            path,
+            Path(token_folder, "-".join(path.relative_to(folder).with_suffix(".npy").parts)),
+            tokenizer,
+        )
+        for path in tqdm(texts, desc="Tokenizing", unit="file")
+    ]
 
 
 def tokenize_file(text_path: str | Path, token_path: str | Path, tokenizer) -> Path:
     """Write the token ids of a UTF-8 text, and an end-of-text token, as a NumPy array.
 
-    Nothing is done if ``token_path`` is newer than the text. Ids take 2 bytes each, or 4 if the
+    Beside it, a JSON file says what it was made from: the text's hash and size, and the vocabulary.
+    If that is the same and the array is whole, nothing is done. Ids take 2 bytes each, or 4 if the
     vocabulary has more than 65,536 tokens.
     """
     text_path, token_path = Path(text_path), Path(token_path)
-    if token_path.is_file() and token_path.stat().st_mtime > text_path.stat().st_mtime:
+    origin = {
+        "text_sha256": sha256_of(text_path),
+        "text_bytes": text_path.stat().st_size,
+        "vocabulary": describe_vocabulary(tokenizer),
+    }
+    if _read_origin(token_path) == origin:
         return token_path
     token_ids = tokenizer.encode(load_text(text_path), allowed_special={END_OF_TEXT})
     token_ids.append(tokenizer.eot_token)
     dtype = np.uint16 if tokenizer.n_vocab <= 1 << 16 else np.uint32
     token_path.parent.mkdir(parents=True, exist_ok=True)
+    description = _description_of(token_path)
+    description.unlink(missing_ok=True)  # never beside tokens that it does not describe
     with atomic_write(token_path) as temporary, temporary.open("wb") as file:
         np.save(file, np.array(token_ids, dtype=dtype))
+    with atomic_write(description) as temporary:
+        content = {**origin, "tokens": len(token_ids)}
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return token_path
+
+
+def _description_of(token_path: Path) -> Path:
+    return token_path.with_name(token_path.name + ".json")
+
+
+def _read_origin(token_path: Path) -> dict | None:
+    """What a token file was made from; None if that is not known, or the file is not whole."""
+    try:
+        origin = json.loads(_description_of(token_path).read_text(encoding="utf-8"))
+        num_tokens = origin.pop("tokens")
+        return origin if len(open_token_file(token_path)) == num_tokens else None
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return None
 
 
 def open_token_file(path: Path) -> np.ndarray:
