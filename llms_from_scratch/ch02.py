@@ -110,9 +110,14 @@ def create_dataloader_v1(
     """Batches of ``(inputs, targets)``, each of shape (batch_size, max_length), in GPT-2 tokens.
 
     ``drop_last`` leaves out a last batch that is not full: in training, it could cause a spike of
-    the loss. Raises ``ValueError`` as ``GPTDatasetV1`` does.
+    the loss. Raises ``ValueError`` as ``GPTDatasetV1`` does, and if no batch is left.
     """
     dataset = GPTDatasetV1(txt, get_tokenizer("gpt2"), max_length, stride)
+    if drop_last and len(dataset) < batch_size:
+        raise ValueError(
+            f"the text gives {len(dataset)} windows, which do not fill a single batch of "
+            f"{batch_size}: use a longer text, a smaller batch_size, or drop_last=False"
+        )
     return DataLoader(
         dataset,
         batch_size=batch_size,

@@ -176,6 +176,19 @@ class GPTModel(nn.Module):
         return self.out_head(x)  # (b, num_tokens, vocab_size)
 
 
+def check_generation(idx: torch.Tensor, max_new_tokens: int, context_size: int) -> None:
+    """Raise ``ValueError`` if there is nothing to continue, or no way to do it."""
+    if idx.dim() != 2 or idx.shape[1] == 0:
+        raise ValueError(
+            f"idx must be (b, num_tokens) with at least one token, got {tuple(idx.shape)}: "
+            "ids.unsqueeze(0) makes a batch of one row"
+        )
+    if max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens must not be negative, got {max_new_tokens}")
+    if context_size < 1:
+        raise ValueError(f"context_size must be at least 1, got {context_size}")
+
+
 def generate_text_simple(
     model: nn.Module, idx: torch.Tensor, max_new_tokens: int, context_size: int
 ) -> torch.Tensor:
@@ -184,6 +197,7 @@ def generate_text_simple(
     ``idx`` (b, num_tokens) becomes (b, num_tokens + max_new_tokens). Only the last
     ``context_size`` tokens are shown to the model. Put it into ``eval()`` mode first.
     """
+    check_generation(idx, max_new_tokens, context_size)
     for _ in range(max_new_tokens):
         with torch.no_grad():
             logits = model(idx[:, -context_size:])  # (b, num_tokens, vocab_size)

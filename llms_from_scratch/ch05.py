@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 
-from llms_from_scratch.ch04 import generate_text_simple
+from llms_from_scratch.ch04 import check_generation, generate_text_simple
 from llms_from_scratch.generate import pick_next_token, softmax_with_temperature
 from llms_from_scratch.weights.gpt2 import (
     assign,
@@ -166,7 +166,8 @@ def train_model_simple(
 ) -> tuple[list[float], list[float], list[int]]:
     """Train a GPT; print losses every ``eval_freq`` updates and a sample per epoch (section 5.2).
 
-    Returns the training losses, the validation losses, and the tokens seen at each of them.
+    Returns the training losses, the validation losses, and the tokens seen at each of them. Raises
+    ``ValueError`` if the training data have no batch.
     """
     train_losses, val_losses, track_tokens_seen = [], [], []
     tokens_seen, global_step = 0, -1
@@ -193,6 +194,8 @@ def train_model_simple(
                     f"Train loss {train_loss:.3f}, Val loss {val_loss:.3f}"
                 )
 
+        if global_step < 0:
+            raise ValueError("the training data have no batch: use more text or a smaller batch")
         generate_and_print_sample(model, tokenizer, device, start_context)
 
     return train_losses, val_losses, track_tokens_seen
@@ -237,6 +240,7 @@ def generate_stream(
     generator: torch.Generator | None = None,
 ) -> Iterator[torch.Tensor]:
     """Yield the next token of each row, (b, 1), as soon as it is known; see ``generate``."""
+    check_generation(idx, max_new_tokens, context_size)
     finished = torch.zeros(len(idx), 1, dtype=torch.bool, device=idx.device)
     for _ in range(max_new_tokens):
         with torch.no_grad():

@@ -112,3 +112,14 @@ def test_unknown_words_raise_in_v1_and_become_unk_in_v2():
     with pytest.raises(KeyError, match="Hello"):
         SimpleTokenizerV1(vocab).encode("Hello tea")
     assert SimpleTokenizerV2(vocab).encode("Hello tea") == [1, 0]
+
+
+@given(num_words=st.integers(2, 60), batch_size=st.integers(1, 12), drop_last=st.booleans())
+def test_a_loader_has_at_least_one_batch_or_is_refused(num_words, batch_size, drop_last):
+    text = " word" * num_words  # a token each
+    windows = num_words // 4 - (num_words % 4 == 0)
+    if windows == 0 or (drop_last and windows < batch_size):
+        with pytest.raises(ValueError, match="use a longer text"):
+            create_dataloader_v1(text, batch_size, 4, 4, drop_last=drop_last)
+    else:
+        assert len(create_dataloader_v1(text, batch_size, 4, 4, drop_last=drop_last)) >= 1

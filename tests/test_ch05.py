@@ -16,6 +16,7 @@ from llms_from_scratch.ch05 import (
     softmax_with_temperature,
     text_to_token_ids,
     token_ids_to_text,
+    train_model_simple,
 )
 from llms_from_scratch.tokenizer import get_tokenizer
 
@@ -228,3 +229,28 @@ def test_special_token_and_single_rows_are_understood():
     tokenizer = get_tokenizer()
     assert text_to_token_ids("<|endoftext|>", tokenizer).tolist() == [[50256]]
     assert token_ids_to_text(torch.tensor([40]), tokenizer) == "I"
+
+
+@pytest.mark.parametrize("function", [generate_text_simple, generate])
+@pytest.mark.parametrize(
+    ("ids", "max_new_tokens", "context_size", "message"),
+    [
+        ([[1, 2]], 3, 0, "context_size must be at least 1, got 0"),
+        ([[1, 2]], 3, -2, "context_size must be at least 1, got -2"),
+        ([[1, 2]], -1, 4, "max_new_tokens must not be negative, got -1"),
+        ([1, 2], 3, 4, r"got \(2,\): ids.unsqueeze\(0\) makes a batch"),
+        ([[]], 3, 4, r"with at least one token, got \(1, 0\)"),
+    ],
+)
+def test_generation_refuses_what_cannot_be_continued(
+    function, ids, max_new_tokens, context_size, message
+):
+    with pytest.raises(ValueError, match=message):
+        function(None, torch.tensor(ids, dtype=torch.long), max_new_tokens, context_size)
+
+
+def test_training_without_a_single_batch_is_refused():
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters())
+    with pytest.raises(ValueError, match="the training data have no batch"):
+        train_model_simple(model, [], [], optimizer, "cpu", 1, 1, 1, "a", None)

@@ -24,6 +24,7 @@ from llms_from_scratch.app.run_folder import (
     CHECKPOINT,
     add_run_options,
     clear_run_folder,
+    default_folder,
     hash_of_text,
     open_run_folder,
 )
@@ -246,11 +247,6 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     return parser, parser.parse_args()
 
 
-def default_folder(preset: str) -> str:
-    """Each preset has its own, so that a small run never stands in the way of a long one."""
-    return "runs/gpt_train" if preset == "book" else f"runs/gpt_train-{preset}"
-
-
 if __name__ == "__main__":
     plt.switch_backend("agg")  # plots go to files only
     parser, args = parse_args()
@@ -258,7 +254,7 @@ if __name__ == "__main__":
     settings = OTHER_SETTINGS | settings_changes
     if args.epochs is not None:
         settings["num_epochs"] = args.epochs
-    out = default_folder(args.preset) if args.out is None else args.out
+    out = default_folder("gpt_train", args.preset) if args.out is None else args.out
     with short_errors(parser):
         main(
             GPT_CONFIG_124M | config_changes,

@@ -29,6 +29,15 @@ def add_run_options(
     )
 
 
+def default_folder(name: str, preset: str) -> str:
+    """Each preset has its own, so that a small run never stands in the way of a long one.
+
+    >>> default_folder("gpt_train", "book"), default_folder("gpt_train", "tiny")
+    ('runs/gpt_train', 'runs/gpt_train-tiny')
+    """
+    return f"runs/{name}" if preset == "book" else f"runs/{name}-{preset}"
+
+
 def open_run_folder(
     path: str | Path,
     results: Iterable[str],
