@@ -3,6 +3,7 @@
 Shapes: b = batch size, num_tokens = length of the padded messages, num_classes = 2.
 """
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -25,7 +26,7 @@ from llms_from_scratch.ch05 import evaluating, take_batches
 from llms_from_scratch.data import SAMPLES, check_file, find_asset, resolve
 from llms_from_scratch.data.archive import read_zip_member
 from llms_from_scratch.data.files import atomic_write, sha256_of
-from llms_from_scratch.data.http import download
+from llms_from_scratch.data.http import DownloadError, download
 from llms_from_scratch.saving import (
     GPT_CLASSES,
     describe_model,
@@ -55,10 +56,16 @@ def download_and_unzip_spam_data(
     """Write the SMS Spam Collection to ``data_file_path``, checked by its hash (section 6.2).
 
     The archive is kept as ``zip_path``. Without a network, the bundled synthetic messages take
-    their place and a notice says so. A file that exists already is kept.
+    their place and a notice says so. A file that exists already is kept, except for the synthetic
+    messages, as soon as the real ones can be had.
     """
     data_file_path = Path(data_file_path)
-    if data_file_path.exists():
+    exists = data_file_path.exists()
+    if exists and url in ASSET.urls and identify_data(data_file_path) == SYNTHETIC:
+        with contextlib.suppress(DownloadError):
+            resolve(ASSET.name, allow_sample=False, target=Path(zip_path))
+            exists = False
+    if exists:
         print(f"{data_file_path} already exists. Skipping download and extraction.")
     else:
         zip_path = Path(zip_path)
