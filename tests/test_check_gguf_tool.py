@@ -59,7 +59,15 @@ ARGUMENTS = ("--random", "qwen3", "--dtype", "F32", "--tokens", "2")
 def test_equal_computing_is_within_the_tolerance(tool, monkeypatch, capsys):
     assert run(tool, monkeypatch, *ARGUMENTS) == 0
     printed = capsys.readouterr().out
-    assert "| random qwen3 | F32 | 0 |" in printed and "8 of 8" in printed
+    assert "| random qwen3 | F32 | 0 | 0 | 8 of 8 |" in printed
+
+
+def test_rounding_of_inputs_is_measured_and_tolerated_by_type(tool, monkeypatch, capsys):
+    arguments = ("--random", "qwen3", "--dtype", "F16", "Q8_0", "--tokens", "2")
+    assert run(tool, monkeypatch, *arguments) == 0
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "random" in line]
+    assert [row[1] for row in rows] == ["F16", "Q8_0"]
+    assert 0 < float(rows[0][3]) < float(rows[1][3]) < 1
 
 
 @pytest.mark.parametrize(
