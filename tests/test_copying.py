@@ -1,52 +1,41 @@
 """``llms-from-scratch copy``: every definition, alone in a file, does what it does here."""
 
+import ast
+import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from repository import tracked_files
 
 from llms_from_scratch.app.cli import main as cli
-from llms_from_scratch.app.copying import CannotCopyError, collect, rename, standalone
-from llms_from_scratch.app.source_index import find, package, public_definitions
+from llms_from_scratch.app.copying import (
+    CannotCopyError,
+    can_be_copied,
+    collect,
+    needs,
+    rename,
+    standalone,
+)
+from llms_from_scratch.app.source_index import (
+    UnknownNameError,
+    find,
+    listed_definitions,
+    package,
+    public_definitions,
+)
 from llms_from_scratch.tokenizer import seed_tiktoken_cache
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# What needs a file that lies in the package, and everything that needs that
-NOT_CARRIED = {
-    "BUNDLED",
-    "SAMPLES",
-    "choose_pretrained",
-    "download_and_load_file",
-    "download_and_load_gpt2",
-    "download_file",
-    "download_file_if_absent",
-    "download_to",
-    "encoder_json",
-    "export_model",
-    "export_to_hub_folder",
-    "fetch",
-    "gpt2_bpe_tokenizer",
-    "gpt2_merges",
-    "load_pretrained",
-    "load_text",
-    "resolve",
-    "run_chat",
-    "seed_tiktoken_cache",
-    "download_and_unzip_spam_data",
-    "identify_data",
-    "load_any",
-    "load_chat",
-    "load_finetuned",
-    "load_instructions",
-    "load_messages",
-    "open_finetuned",
-    "tokenize_file",
-    "vocab_bpe",
-}
+# What is a file that lies in the package, or reads one; what needs these cannot be copied either
+ROOTS = {"SAMPLES", "BUNDLED", "vocab_bpe"}
 
 # Runs in a process in which the package cannot be imported. Each scenario gets a way to names, and
 # returns tensors and numbers that must be the same bits as with the package.
@@ -150,6 +139,19 @@ sys.exit("".join(failed) or 0)
 """
 
 
+def is_carried(definition) -> bool:
+    """Whether a definition needs none of the package's files, found without ``copying``'s word."""
+    seen, open_names = set(), [definition]
+    while open_names:
+        one = open_names.pop()
+        if one.name in ROOTS:
+            return False
+        if one not in seen:
+            seen.add(one)
+            open_names += needs(one)[0].values()
+    return True
+
+
 def qualified(definition) -> str:
     return definition.dotted_name.removeprefix("llms_from_scratch.")
 
@@ -160,7 +162,7 @@ def copies(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("copies")
     names = []
     for definition in public_definitions():
-        if definition.name not in NOT_CARRIED:
+        if is_carried(definition):
             names.append(qualified(definition))
             path = folder / definition.module / f"{definition.name}.py"
             path.parent.mkdir(exist_ok=True)
@@ -172,13 +174,13 @@ def copies(tmp_path_factory) -> Path:
 
 def test_every_public_name_is_copied_or_refused_with_the_reason():
     for definition in public_definitions():
-        if definition.name in NOT_CARRIED:
-            with pytest.raises(
-                CannotCopyError, match="inside of this package|lies in this package"
-            ):
-                standalone([qualified(definition)])
-        else:
-            assert collect([definition])[-1] == definition
+        if is_carried(definition):
+            assert collect([definition])[-1] == definition and can_be_copied(definition)
+            continue
+        assert not can_be_copied(definition)
+        way_out = f"import it instead, .*from {definition.module} import {definition.name}$"
+        with pytest.raises(CannotCopyError, match=f"(inside of|lies in) this package; {way_out}"):
+            standalone([qualified(definition)])
 
 
 def test_every_copy_passes_ruff(copies):
@@ -213,7 +215,7 @@ def equal(a, b) -> bool:
 def test_copies_give_the_same_bits_as_the_package(tmp_path):
     scenarios = {}
     exec(SCENARIOS, scenarios)
-    everything = [qualified(d) for d in public_definitions() if d.name not in NOT_CARRIED]
+    everything = [qualified(d) for d in public_definitions() if is_carried(d)]
     (tmp_path / "scenarios.py").write_text(SCENARIOS, encoding="utf-8")
     for names in scenarios["SCENARIOS"]:
         wanted = [n if n != "calc_loss_batch" else "ch05.calc_loss_batch" for n in names.split()]
@@ -309,11 +311,99 @@ def test_command_prints_or_writes_and_never_overwrites_unasked(tmp_path, capsys)
     assert target.read_text(encoding="utf-8") == printed.out
 
 
-def test_list_shows_every_public_name_with_a_line_about_it(capsys):
+def test_list_shows_classes_and_functions_by_chapter_with_names_that_are_found(capsys):
     assert cli(["copy", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    shown = [line.split() for line in lines if line.startswith("  ")]
-    assert [words[0] for words in shown] == [d.name for d in public_definitions()]
+    rooms = [line for line in lines if line.startswith("llms_from_scratch")]
+    assert rooms[:3] == [f"llms_from_scratch.ch0{i}" for i in (2, 3, 4)]
+    assert not [room for room in rooms if room.startswith("llms_from_scratch.app.")]
+    shown = [line for line in lines if line.startswith("  ")]
+    assert len(shown) == len(listed_definitions()) > 200
+    for line in shown:
+        name, summary = line.split(maxsplit=1)
+        definition = find(name)
+        assert not definition.is_constant and summary.strip()
+        assert line.endswith("[only to import]") != is_carried(definition)
+    names = {line.split()[0] for line in shown}
+    assert {"GPTModel", "qwen3.load_weights_into_qwen", "SPACE"} & names == {"GPTModel"}
+    assert {"generate", "llama3.RMSNorm"} & names == {"generate"}
+
+
+@pytest.mark.parametrize(
+    ("name", "proposal"),
+    [
+        ("gptmodel", r"did you mean GPTModel\?"),
+        ("GPTMODEL", r"did you mean GPTModel\?"),
+        ("ch04.gptmodel", r"did you mean GPTModel\?"),
+        ("GPT", "did you mean .*GPTModel"),
+        ("SelfAttention", "did you mean .*SelfAttention_v1"),
+        ("ch04", "that is a module, name one of its definitions: .*LayerNorm"),
+        ("CH04", "that is a module"),
+        ("kv_cache.gpt2", "that is a module, .*GPTModel"),
+        ("xyzzy", "--list shows all names"),
+        ("", "--list shows all names|did you mean|is a module"),
+    ],
+)
+def test_what_is_not_found_is_met_with_a_useful_proposal(name, proposal):
+    with pytest.raises(UnknownNameError, match=proposal):
+        find(name)
+
+
+@given(st.sampled_from([d.name for d in public_definitions() if not d.is_constant]), st.data())
+def test_a_name_in_another_case_leads_to_the_name(name, data):
+    typed = data.draw(st.sampled_from([name.lower(), name.upper(), name.title(), name.swapcase()]))
+    try:
+        assert find(typed).name == typed
+    except UnknownNameError as error:
+        assert "exists" in str(error) or "did you mean" in str(error) or "module" in str(error)
+
+
+IMPORT_LINE = re.compile(r"^from (llms_from_scratch[\w.]*) import ([\w, ]+)$", re.MULTILINE)
+
+
+def test_each_name_that_a_page_tells_to_import_is_found_by_its_place():
+    pages = [p for p in tracked_files() if p.suffix == ".md"]
+    wanted = set()
+    for page in pages:
+        for module, names in IMPORT_LINE.findall(page.read_text(encoding="utf-8")):
+            wanted |= {(module, name.strip()) for name in names.split(",")}
+    assert ("llms_from_scratch.kv_cache.gpt2", "GPTModel") in wanted
+    for module, name in wanted:
+        if f"{module}.{name}" not in package():  # a module as a whole
+            found = find(f"{module.removeprefix('llms_from_scratch.')}.{name}")
+            named = getattr(importlib.import_module(module), name)
+            assert named is getattr(importlib.import_module(found.module), found.name)
+
+
+def test_a_copy_under_another_name_says_so():
+    text = standalone(["kv_cache.gpt2.GPTModel"])
+    assert "# kv_cache.gpt2.GPTModel is CachedGPTModel below\n" in text
+
+
+def test_no_message_of_a_copy_sends_its_reader_into_the_package():
+    marks = {"llms-from-scratch BPE 1", "llms_from_scratch checkpoint", "llms-from-scratch"}
+    for module in package().values():
+        for definition in module.definitions.values():
+            is_program = definition.module.startswith("llms_from_scratch.app.")
+            if is_program or not can_be_copied(definition):
+                continue
+            tree = ast.parse(definition.source)
+            docstrings = [ast.get_docstring(n, clean=False) for n in ast.walk(tree) if has_doc(n)]
+            for node in ast.walk(tree):
+                text = node.value if isinstance(node, ast.Constant) else None
+                if isinstance(text, str) and text not in docstrings and text not in marks:
+                    assert "llms_from_scratch." not in text, definition.dotted_name
+
+
+def has_doc(node: ast.AST) -> bool:
+    return isinstance(node, ast.FunctionDef | ast.ClassDef)
+
+
+def test_a_copy_that_needs_a_network_says_so(capsys, tmp_path):
+    assert cli(["copy", "create_dataloader_v1", "-o", str(tmp_path / "copy.py")]) == 0
+    assert "a network once: tiktoken downloads" in capsys.readouterr().err
+    assert cli(["copy", "GELU"]) == 0
+    assert "network" not in capsys.readouterr().err
 
 
 def test_the_readmes_show_the_first_lines_of_a_real_copy():

@@ -116,29 +116,40 @@ def convert_model(args: argparse.Namespace) -> int:
 
 def copy_definitions(args: argparse.Namespace) -> int:
     """Print or write the named definitions with all that they need; see ``copying``."""
-    from llms_from_scratch.app.copying import packages_to_install, standalone
-    from llms_from_scratch.app.source_index import public_definitions
+    from llms_from_scratch.app.copying import needs_network, packages_to_install, standalone
 
     if args.list:
-        module = None
-        for definition in public_definitions():
-            if definition.module != module:
-                module = definition.module
-                print(f"\n{module}")
-            print(f"  {definition.name:<28} {definition.summary}")
-        return 0
+        return list_definitions()
     if not args.names:
         raise ValueError("give one or more names, or --list to see them")
     if args.output and args.output.exists() and not args.force:
         raise ValueError(f"{args.output} exists: choose another name, or add --force")
     text = standalone(args.names)
     print("It needs:", ", ".join(packages_to_install(text)) or "Python alone", file=sys.stderr)
+    if needs_network(text):
+        print("and a network once: tiktoken downloads GPT-2's vocabulary", file=sys.stderr)
     if args.output is None:
         print(text, end="")
     else:
         with atomic_write(args.output) as temporary:
             temporary.write_text(text, encoding="utf-8")
         print(f"Wrote {args.output}", file=sys.stderr)
+    return 0
+
+
+def list_definitions() -> int:
+    """Print the classes and functions that ``copy`` knows, by chapter."""
+    from llms_from_scratch.app.copying import can_be_copied
+    from llms_from_scratch.app.source_index import listed_definitions
+
+    module = None
+    for name, definition in listed_definitions():
+        if definition.module != module:
+            module = definition.module
+            print(f"\n{module}")
+        mark = "" if can_be_copied(definition) else " [only to import]"
+        print(f"  {name:<28} {definition.summary}{mark}")
+    print("\n[only to import]: needs files of the package, so it cannot stand alone.")
     return 0
 
 

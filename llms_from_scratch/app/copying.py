@@ -26,7 +26,13 @@ REPLACEMENTS = {
     f"{PACKAGE}.tokenizer.get_tokenizer": '''@functools.cache
 def get_tokenizer(name: str = "gpt2") -> tiktoken.Encoding:
     """Return the tokenizer of that name; tiktoken downloads its vocabulary once."""
-    return tiktoken.get_encoding(name)'''
+    try:
+        return tiktoken.get_encoding(name)
+    except OSError as error:
+        raise RuntimeError(
+            f"tiktoken could not download the vocabulary {name!r}: use it once with a network, or "
+            f"set TIKTOKEN_CACHE_DIR to a folder that has it ({type(error).__name__})"
+        ) from None'''
 }
 
 
@@ -63,11 +69,21 @@ def needs(definition: Definition) -> tuple[dict[str, Definition], dict[str, Impo
             found = module.imports[name]
             if found.root != PACKAGE:
                 outside[name] = found
+            elif f"{found.module}.{found.name}" in package():
+                whole = f"{found.module}.{found.name}"
+                raise CannotCopyError(f"{definition.dotted_name} needs all of {whole}")
             else:
                 inside[name] = follow(found)
     if re.search(rf'files\("{PACKAGE}', source_of(definition)):
         raise CannotCopyError(f"{definition.dotted_name} reads a file that lies in this package")
     return inside, outside
+
+
+def can_be_copied(definition: Definition) -> bool:
+    try:
+        return bool(collect([definition]))
+    except CannotCopyError:
+        return False
 
 
 def collect(wanted: list[Definition]) -> list[Definition]:
@@ -81,7 +97,11 @@ def collect(wanted: list[Definition]) -> list[Definition]:
             inside, _ = needs(definition)
         except CannotCopyError as error:
             chain = " needs ".join(d.name for d in (*path, definition))
-            raise CannotCopyError(f"{chain} cannot be copied: {error}") from None
+            wanted = (*path, definition)[0]
+            raise CannotCopyError(
+                f"{chain} cannot be copied: {error}; import it instead, where this package is "
+                f"installed: from {wanted.module} import {wanted.name}"
+            ) from None
         for needed in sorted(inside.values(), key=lambda d: (d.module, d.line)):
             visit(needed, (*path, definition))
         ordered.append(definition)
@@ -92,9 +112,12 @@ def collect(wanted: list[Definition]) -> list[Definition]:
 
 
 def unique_names(definitions: list[Definition]) -> dict[Definition, str]:
-    """A name for each definition; of two with the same name, the second gets its module's too."""
+    """A name for each definition; of two with the same name, one gets its module's too.
+
+    A chapter's keeps its name, as the book prints it; else the one that comes first.
+    """
     names: dict[Definition, str] = {}
-    for d in definitions:
+    for d in sorted(definitions, key=lambda d: not d.module.startswith(f"{PACKAGE}.ch0")):
         taken = d.name in names.values()
         names[d] = f"{d.name}_{d.module.rpartition('.')[2]}" if taken else d.name
     return names
@@ -135,10 +158,16 @@ def standalone(names: list[str]) -> str:
         changes[definition.name] = new_names[definition]
         changes = {old: new for old, new in changes.items() if old != new}
         sources.append(rename(source_of(definition), changes))
+    other_names = [
+        f"# {name} is {definition.name} below"
+        for name, definition in zip(names, wanted, strict=True)
+        if name.rpartition(".")[2] != definition.name
+    ]
     head = [
         textwrap.shorten(f"# {', '.join(d.name for d in wanted)}", 100, placeholder=" ..."),
         f"# Copied from {PACKAGE} {__version__}, the code companion to a book on LLMs from scratch",
         "# Licence: Apache License 2.0",
+        *other_names,
     ]
     blank_lines = "\n\n\n" if sources[0].startswith(("class ", "def ", "@")) else "\n\n"
     import_block = "\n\n" + _import_block(imports) if imports else ""
@@ -158,6 +187,11 @@ def _import_block(imports: set[Import]) -> str:
             froms.append(ast.unparse(ast.ImportFrom(module, [i.clause for i in names], 0)))
         sections.append("\n".join([*sorted(plain), *froms]))
     return "\n\n".join(filter(None, sections))
+
+
+def needs_network(text: str) -> bool:
+    """Whether a copied file downloads a vocabulary, which the package brings."""
+    return "tiktoken.get_encoding(" in text
 
 
 def packages_to_install(text: str) -> list[str]:

@@ -113,8 +113,7 @@ class KVCache:
         if self.length + n > self.capacity:
             raise ValueError(
                 f"{n} more tokens do not fit: the cache holds {self.length} of at most "
-                f"{self.capacity}. Empty it with reset(), or let generate of "
-                "llms_from_scratch.generate move the window"
+                f"{self.capacity}. Empty it with reset(), or generate with a moving window"
             )
 
     def positions(self, n: int, device: torch.device) -> torch.Tensor:
