@@ -1,8 +1,10 @@
 """Byte-pair encoding: our trainers and encoder beside other implementations, taking turns.
 
     python benchmarks/bpe.py my-book.txt       # any UTF-8 text of 3 MB or more; less is repeated
+    python benchmarks/bpe.py my-book.txt --also chinese.txt code.txt
 
-The text is cut to 200 kB for the slow trainers and to 3 MB for the fast ones.
+The text is cut to 200 kB for the slow trainers and to 3 MB for the fast ones. Training on the
+others, 1 MB of each, and on chunks of 1, 2 and 4 MB without any space or mark comes last.
 """
 
 import argparse
@@ -57,11 +59,60 @@ def seconds_of(run) -> float:
     return time.perf_counter() - started
 
 
+def first_bytes(text: str, size: int) -> str:
+    """A text of so many bytes in UTF-8, repeated if it is shorter."""
+    content = text.encode("utf-8")
+    content *= 1 + size // max(1, len(content))
+    return content[:size].decode("utf-8", errors="ignore")
+
+
+def cpu_seconds_of(run) -> float:
+    """Of all cores together, so that other programs hardly count, and threads bring nothing."""
+    started = time.process_time()
+    run()
+    return time.process_time() - started
+
+
+def compare_texts(paths: list[Path], rounds: int) -> None:
+    """Training on 1 MB of each text, in turns with the library in Rust."""
+    print("\nTraining, 1 MB, 8,000 tokens, seconds of CPU time\n")
+    print("| text | distinct chunks | BPETokenizer.train | tokenizers (Rust) | ratio |")
+    print("|---|---|---|---|---|")
+    for path in paths:
+        text = first_bytes(path.read_text(encoding="utf-8"), 1_000_000)
+        runs = [
+            (
+                cpu_seconds_of(lambda text=text: BPETokenizer.train(text, 8000, special_tokens=[])),
+                cpu_seconds_of(lambda text=text: train_with_tokenizers(text, 8000)),
+            )
+            for _ in range(rounds)
+        ]
+        ours, theirs = (statistics.median(seconds) for seconds in zip(*runs, strict=True))
+        number = len(BPETokenizer([]).count_chunks(text))
+        row = f"| {path.stem} | {number:,} | {ours:.2f} | {theirs:.2f} | {ours / theirs:.1f} |"
+        print(row, flush=True)
+
+
+def grow_one_chunk(path: Path) -> None:
+    """Training on the letters of a text alone: a single chunk, however long."""
+    letters = "".join(filter(str.isalpha, path.read_text(encoding="utf-8")))
+    print(f"\nTraining on one chunk, the letters of {path.stem}, 8,000 tokens, CPU time\n")
+    for megabytes in (1, 2, 4):
+        chunk = first_bytes(letters, megabytes * 1_000_000)
+        seconds = cpu_seconds_of(
+            lambda chunk=chunk: BPETokenizer.train(chunk, 8000, special_tokens=[])
+        )
+        print(f"{megabytes} MB: {seconds:.1f} s", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("text", type=Path, help="a UTF-8 text file")
+    parser.add_argument(
+        "--also", type=Path, nargs="+", default=[], help="more texts, in other languages say"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="measurements each (default: 5)")
     args = parser.parse_args()
     text = args.text.read_text(encoding="utf-8")
@@ -112,6 +163,8 @@ def main() -> None:
     }
     print_table(interleaved(candidates, args.rounds), 1, "MiB", baseline="BPETokenizer")
     assert train_incremental(chunks, 512) == train_naive(chunks, 512)
+    compare_texts([args.text, *args.also], min(3, args.rounds))
+    grow_one_chunk([args.text, *args.also][-1])
 
 
 if __name__ == "__main__":
