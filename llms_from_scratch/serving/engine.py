@@ -273,8 +273,10 @@ class Engine:
             text.shown += len(ids)
             budget -= len(ids)
             if text.shown == len(text.job.prompt):
-                self.arriving, text.first = None, time.perf_counter()
-                if self._extend([text], logits.float()) == [True]:
+                text.first = time.perf_counter()
+                goes_on = self._extend([text], logits.float())
+                self.arriving = None
+                if goes_on == [True]:
                     self.cache.join(text.cache)
                     self.texts.append(text)
                 text.cache = None
