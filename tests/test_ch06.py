@@ -3,7 +3,10 @@
 import csv
 import json
 import math
+import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -17,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from llms_from_scratch import ch06 as ch06_module
 from llms_from_scratch.ch04 import BASE_CONFIG, GPTModel
 from llms_from_scratch.ch06 import (
     ASSET,
@@ -44,7 +48,7 @@ from llms_from_scratch.ch06 import (
     train_classifier_simple,
     write_splits,
 )
-from llms_from_scratch.data import SAMPLES
+from llms_from_scratch.data import SAMPLES, Fetched
 from llms_from_scratch.tokenizer import get_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -484,6 +488,9 @@ def test_script_classifies_with_the_notebooks_classifier_too(model, tmp_path):
         (["--context-length", "121", "--data", "mine.csv"], "context of 120"),
         (["--context-length", "long", "--data", "mine.csv"], "must be longest_training_example"),
         (["--epochs", "0", "--data", "mine.csv"], "must be positive"),
+        (["--learning-rate", "nan", "--data", "mine.csv"], "must be positive"),
+        (["--out", ""], "--out is empty"),
+        (["--compare", "--resume"], "it cannot --resume one"),
     ],
 )
 def test_script_refuses_what_cannot_work(tmp_path, arguments, message):
@@ -492,3 +499,80 @@ def test_script_refuses_what_cannot_work(tmp_path, arguments, message):
     done = run_script("--preset", "tiny", "--out", "run", *arguments, folder=tmp_path)
     assert done.returncode == 2
     assert message in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def own_messages(tmp_path_factory):
+    path = tmp_path_factory.mktemp("messages") / "mine.csv"
+    rows = [f"{label},text {i}" for label in LABELS for i in range(200)]
+    path.write_text("Label,Text\n" + "\n".join(rows), encoding="utf-8")
+    return path
+
+
+def test_script_never_replaces_a_run_silently_and_leaves_nothing_of_it_otherwise(
+    own_messages, tmp_path
+):
+    arguments = ["--preset", "tiny", "--data", str(own_messages), "--out", "run"]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/metrics.json").write_text("mine")
+    (tmp_path / "run/notes.txt").write_text("mine too")
+    done = run_script(*arguments, folder=tmp_path)
+    assert done.returncode == 2 and "--overwrite replaces it" in done.stderr
+    assert "--resume" not in done.stderr  # there is nothing to resume
+    assert (tmp_path / "run/metrics.json").read_text() == "mine"
+    done = run_script(*arguments, "--overwrite", "--learning-rate", "1e30", folder=tmp_path)
+    assert done.returncode == 1 and "became nan" in done.stderr
+    assert "Traceback" not in done.stderr and "Wrote" not in done.stdout
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"notes.txt", "train.csv", "validation.csv", "test.csv"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_a_stopped_script_goes_on_as_if_nothing_had_happened(own_messages, tmp_path):
+    arguments = ["--preset", "tiny", "--data", str(own_messages), "--epochs", "8"]
+    done = run_script(*arguments, "--out", "whole", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    command = [sys.executable, str(SCRIPT), *arguments, "--out", "halved"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    unbuffered = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    child = subprocess.Popen(command, cwd=tmp_path, env=unbuffered, **pipes)
+    while "Training accuracy" not in child.stdout.readline():
+        assert child.poll() is None
+    child.send_signal(signal.SIGINT)
+    printed, errors = child.communicate(timeout=60)
+    assert child.returncode == 130 and "add --resume to continue" in printed
+    assert "Stopping: this update is finished" in errors and "Traceback" not in errors
+    assert (tmp_path / "halved/checkpoint.pth").is_file()
+    for change, name in ((["--seed", "5"], "seed"), (["--learning-rate", "0.1"], "learning_rate")):
+        done = run_script(*arguments, *change, "--out", "halved", "--resume", folder=tmp_path)
+        assert done.returncode == 2 and f"settings differ: {name} saved" in done.stderr
+    done = run_script(*arguments, "--out", "halved", "--resume", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    files = (tmp_path / folder / "metrics.json" for folder in ("whole", "halved"))
+    one, other = (json.loads(path.read_text()) for path in files)
+    assert {**one, "seconds": 0} == {**other, "seconds": 0}
+    names = {path.name for path in (tmp_path / "whole").iterdir()}
+    assert names == {path.name for path in (tmp_path / "halved").iterdir()}
+    done = run_script(*arguments, "--out", "halved", "--resume", folder=tmp_path)
+    assert done.returncode == 2 and "is finished" in done.stderr
+
+
+def test_synthetic_messages_make_room_for_the_real_ones_when_these_can_be_had(
+    tmp_path, monkeypatch, synthetic
+):
+    path = tmp_path / "messages.tsv"
+    shutil.copyfile(synthetic, path)
+    archive = tmp_path / "real.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr(ch06_module.ASSET.member, b"ham\treal\n")
+
+    def resolve(name, target, allow_sample=True):
+        return Fetched(archive, "download")
+
+    monkeypatch.setattr(ch06_module, "resolve", resolve)
+    url = ch06_module.ASSET.urls[0]
+    ch06_module.download_and_unzip_spam_data(url, tmp_path / "z.zip", tmp_path, path)
+    assert path.read_bytes() == b"ham\treal\n"
+    path.write_text("spam\tmine\n")
+    ch06_module.download_and_unzip_spam_data(url, tmp_path / "z.zip", tmp_path, path)
+    assert path.read_text() == "spam\tmine\n"  # a file of the reader's own stays

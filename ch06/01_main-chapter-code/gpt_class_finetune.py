@@ -6,6 +6,7 @@ Examples:
     python gpt_class_finetune.py --trainable-layers all --context-length model_context_length
     python gpt_class_finetune.py --classify "You won a prize! Call now"
     python gpt_class_finetune.py --compare          # three seeds and simple baselines, as Markdown
+    python gpt_class_finetune.py --resume           # after Ctrl-C: goes on exactly where it was
 """
 
 import argparse
@@ -20,8 +21,17 @@ import pandas as pd
 import torch
 from matplotlib import pyplot as plt
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
-from llms_from_scratch.app.script_tools import pick_device, short_errors, writable_folder
+from llms_from_scratch.app.run_folder import (
+    CHECKPOINT,
+    add_run_options,
+    clear_run_folder,
+    default_folder,
+    hash_of_text,
+    open_run_folder,
+)
+from llms_from_scratch.app.script_tools import pick_device, short_errors
 from llms_from_scratch.ch04 import BASE_CONFIG, model_configs
 from llms_from_scratch.ch05 import choose_pretrained, load_pretrained
 from llms_from_scratch.ch06 import (
@@ -32,10 +42,12 @@ from llms_from_scratch.ch06 import (
     SYNTHETIC_NOTICE,
     SpamDataset,
     calc_accuracy_loader,
+    calc_loss_batch,
     check_length,
     classify_with_probability,
     create_balanced_dataset,
     download_and_unzip_spam_data,
+    evaluate_model,
     identify_data,
     load_classifier,
     load_messages,
@@ -44,11 +56,12 @@ from llms_from_scratch.ch06 import (
     replace_output_head,
     save_classifier,
     set_trainable_layers,
-    train_classifier_simple,
     write_splits,
 )
 from llms_from_scratch.data.files import atomic_write
 from llms_from_scratch.tokenizer import get_tokenizer
+from llms_from_scratch.training.checkpoint import describe_vocabulary
+from llms_from_scratch.training.loop import Trainer
 from llms_from_scratch.weights.pretrained import BUNDLED_NAME, Pretrained
 from previous_chapters import GPTModel
 
@@ -61,6 +74,16 @@ BUNDLED_SETTINGS = {
 }
 TINY_CONFIG = BASE_CONFIG | {"context_length": 120, "emb_dim": 12, "n_layers": 1, "n_heads": 2}
 BATCH_SIZE = 8
+EVAL_ITER = 5  # batches
+CONTEXT_LENGTHS = ("longest_training_example", "model_context_length")
+MODEL_FILES = (
+    "review_classifier.safetensors",
+    "review_classifier.json",
+    "review_classifier.tokenizer.json",
+    "metrics.json",
+    *(f"{label}-plot.{suffix}" for label in ("loss", "accuracy") for suffix in ("pdf", "png")),
+)
+RESULTS = (CHECKPOINT, *MODEL_FILES)
 
 
 def main(
@@ -75,10 +98,18 @@ def main(
     seed: int = 123,
     out: str | Path = "runs/gpt_class_finetune",
     preset: str = "book",
+    resume: bool = False,
+    overwrite: bool = False,
 ) -> dict:
-    """Finetune, write all results to the folder ``out``, and return what ``metrics.json`` says."""
+    """Finetune, write all results to the folder ``out``, and return what ``metrics.json`` says.
+
+    It is a ``ValueError`` if ``out`` has results already, unless ``resume`` or ``overwrite`` is
+    set. If a signal stops the training, a checkpoint is written and ``SystemExit`` with 128 + the
+    signal's number is raised.
+    """
     started = time.perf_counter()
-    out = writable_folder(out)
+    check_settings(num_epochs, learning_rate, context_length)
+    out = open_run_folder(out, RESULTS, resume=resume, overwrite=overwrite)
     device = pick_device(device)
     tokenizer = get_tokenizer("gpt2")
     data_name, splits = prepare_data(data, out)
@@ -96,20 +127,34 @@ def main(
     model.to(device)
 
     torch.manual_seed(seed)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=settings["learning_rate"], weight_decay=0.1
-    )
-    *curves, examples_seen = train_classifier_simple(
+    trainer = create_trainer(
         model,
         train_loader,
         val_loader,
-        optimizer,
         device,
-        num_epochs=settings["num_epochs"],
-        eval_freq=50,
-        eval_iter=5,
+        out,
+        settings["num_epochs"],
+        {
+            "model": chosen.name,
+            "seed": seed,
+            "data_sha256": hash_of_text("".join(split.to_json() for split in splits)),
+            "max_length": datasets[0].max_length,
+            **{key: settings[key] for key in ("learning_rate", "trainable_layers")},
+        },
     )
+    if resume:
+        trainer.resume()
+    else:
+        clear_run_folder(out, RESULTS)
+    stopped_by = trainer.run()
+    if stopped_by:
+        print(f"Stopped after {trainer.progress.step} updates; add --resume to continue.")
+        raise SystemExit(128 + stopped_by)
     print(f"Training completed in {(time.perf_counter() - started) / 60:.2f} minutes.")
+    progress = trainer.progress
+    curves = [progress.train_losses, progress.val_losses]
+    curves += [progress.notes["train_accs"], progress.notes["val_accs"]]
+    examples_seen = progress.step * BATCH_SIZE  # the loader drops a last batch that is not full
 
     whole_train_loader = DataLoader(datasets[0], batch_size=BATCH_SIZE)  # no row is left out
     metrics = {
@@ -131,7 +176,59 @@ def main(
     if data_name == SYNTHETIC:
         print(SYNTHETIC_NOTICE)
     save_results(out, model, chosen.config, metrics, curves)
+    (out / CHECKPOINT).unlink(missing_ok=True)  # as large as the model, and no longer needed
     return metrics
+
+
+def create_trainer(
+    model, train_loader, val_loader, device, out: Path, num_epochs: int, settings: dict
+) -> Trainer:
+    """A trainer that does what ``train_classifier_simple`` does, and can be stopped."""
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings["learning_rate"], weight_decay=0.1
+    )
+
+    def measure_accuracies() -> None:
+        notes = trainer.progress.notes
+        for name, loader in (("train_accs", train_loader), ("val_accs", val_loader)):
+            accuracy = calc_accuracy_loader(loader, model, device, EVAL_ITER)
+            notes.setdefault(name, []).append(accuracy)
+        tqdm.write(
+            f"Training accuracy: {notes['train_accs'][-1]:.2%} | "
+            f"Validation accuracy: {notes['val_accs'][-1]:.2%}"
+        )
+
+    trainer = Trainer(
+        model,
+        optimizer,
+        train_loader,
+        val_loader,
+        device,
+        num_epochs=num_epochs,
+        eval_freq=50,
+        eval_iter=EVAL_ITER,
+        calc_loss=calc_loss_batch,
+        evaluate=evaluate_model,
+        vocabulary=describe_vocabulary(get_tokenizer("gpt2")),
+        settings=settings,
+        checkpoint_path=out / CHECKPOINT,
+        checkpoint_freq=100,
+        on_epoch_end=measure_accuracies,
+    )
+    return trainer
+
+
+def check_settings(num_epochs, learning_rate, context_length: str) -> None:
+    """Raise ``ValueError`` for what cannot work, before anything is loaded; None is no setting."""
+    if num_epochs is not None and num_epochs < 1:
+        raise ValueError(f"the number of epochs must be positive, got {num_epochs}")
+    if learning_rate is not None and not 0 < learning_rate < float("inf"):
+        raise ValueError(f"the learning rate must be positive, got {learning_rate}")
+    if context_length not in CONTEXT_LENGTHS and not context_length.isdecimal():
+        raise ValueError(
+            f"the context length must be {', '.join(CONTEXT_LENGTHS)} or a number, "
+            f"got {context_length!r}"
+        )
 
 
 def prepare_data(data: str, out: Path) -> tuple[str, tuple[pd.DataFrame, ...]]:
@@ -152,6 +249,11 @@ def prepare_data(data: str, out: Path) -> tuple[str, tuple[pd.DataFrame, ...]]:
     splits = random_split(balanced, 0.7, 0.1)
     if min(len(split) for split in splits) == 0:
         raise ValueError(f"{path} has too few messages to train, validate and test")
+    if len(splits[0]) < BATCH_SIZE:
+        raise ValueError(
+            f"{path} has {len(splits[0])} messages to train with, which do not fill a single batch "
+            f"of {BATCH_SIZE}"
+        )
     write_splits(out, *splits)
     return identify_data(path), splits
 
@@ -174,10 +276,7 @@ def choose_settings(name: str, preset: str, num_epochs, trainable_layers, learni
         "trainable_layers": trainable_layers,
         "learning_rate": learning_rate,
     }
-    settings |= {key: value for key, value in wanted.items() if value is not None}
-    if settings["num_epochs"] < 1 or settings["learning_rate"] <= 0:
-        raise ValueError("the number of epochs and the learning rate must be positive")
-    return settings
+    return settings | {key: value for key, value in wanted.items() if value is not None}
 
 
 def create_datasets(out: Path, tokenizer, context_length: str, limit: int) -> list[SpamDataset]:
@@ -189,13 +288,8 @@ def create_datasets(out: Path, tokenizer, context_length: str, limit: int) -> li
         if max_length > limit:
             print(f"The longest message has {max_length} tokens: cut to the context of {limit}.")
             max_length = limit
-    elif context_length.isdecimal():
-        max_length = int(context_length)
     else:
-        raise ValueError(
-            "the context length must be longest_training_example, model_context_length or a "
-            f"number, got {context_length!r}"
-        )
+        max_length = int(context_length)
     check_length(max_length, limit)
     return [
         SpamDataset(out / f"{name}.csv", tokenizer, max_length)
@@ -320,7 +414,8 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser.add_argument(
         "--seed", type=int, default=123, help="of the random numbers (default: 123)"
     )
-    parser.add_argument("--out", default="runs/gpt_class_finetune", help="folder for all results")
+    folders = "runs/gpt_class_finetune, with --preset tiny runs/gpt_class_finetune-tiny"
+    add_run_options(parser, None, folders)
     parser.add_argument("--classify", metavar="TEXT", help="use the classifier in --out on a text")
     parser.add_argument(
         "--compare", action="store_true", help="print a table: three seeds, and two baselines"
@@ -342,14 +437,17 @@ if __name__ == "__main__":
         "trainable_layers": args.trainable_layers,
         "context_length": args.context_length,
         "device": args.device,
-        "out": args.out,
+        "out": default_folder("gpt_class_finetune", args.preset) if args.out is None else args.out,
         "preset": args.preset,
+        "overwrite": args.overwrite,
     }
     with short_errors(parser):
         if args.classify is not None:
-            classify(args.classify, args.out, args.device)
+            classify(args.classify, options["out"], args.device)
+        elif args.compare and args.resume:
+            raise ValueError("--compare makes three runs of its own: it cannot --resume one")
         elif args.compare:
             compare(**options)
         else:
-            main(seed=args.seed, **options)
-            print(f"Wrote the classifier, metrics.json and plots to {args.out}")
+            main(seed=args.seed, resume=args.resume, **options)
+            print(f"Wrote the classifier, metrics.json and plots to {options['out']}")
