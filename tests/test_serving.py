@@ -164,9 +164,8 @@ def test_log_probabilities_are_those_of_the_model(url, speaker):
         values, top = logprobs.topk(3)
         assert token == entries[i].token == speaker.tokenizer.decode([top[0]])
         assert got.token_logprobs[i] == pytest.approx(values[0].item(), abs=1e-4)
-        expected = dict(
-            zip(map(speaker.tokenizer.decode, top[:, None]), values.tolist(), strict=True)
-        )
+        texts = [speaker.tokenizer.decode([token_id]) for token_id in top.tolist()]
+        expected = dict(zip(texts, values.tolist(), strict=True))
         assert got.top_logprobs[i] == pytest.approx(expected, abs=1e-4)
         entry = {top.token: top.logprob for top in entries[i].top_logprobs}
         assert entry == pytest.approx(expected, abs=1e-4)
