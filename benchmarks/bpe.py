@@ -12,6 +12,11 @@ import statistics
 import time
 from pathlib import Path
 
+from llms_from_scratch.app.quick_help import skip_imports_for_help
+
+if __name__ == "__main__":
+    skip_imports_for_help()
+
 import tokenizers
 from timing import interleaved, print_table
 

@@ -12,6 +12,11 @@ of them. Time to the first token is that of a prompt of 1,000 tokens and one ste
 import argparse
 import statistics
 
+from llms_from_scratch.app.quick_help import skip_imports_for_help
+
+if __name__ == "__main__":
+    skip_imports_for_help()
+
 import torch
 import transformers
 from timing import interleaved, print_results

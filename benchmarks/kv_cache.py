@@ -12,6 +12,11 @@ import argparse
 import statistics
 import time
 
+from llms_from_scratch.app.quick_help import skip_imports_for_help
+
+if __name__ == "__main__":
+    skip_imports_for_help()
+
 import torch
 import transformers
 from timing import bytes_per_token, interleaved, print_results, synchronize

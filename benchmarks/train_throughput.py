@@ -10,6 +10,11 @@ the architecture of the book, and a tied variant is measured too.
 
 import argparse
 
+from llms_from_scratch.app.quick_help import skip_imports_for_help
+
+if __name__ == "__main__":
+    skip_imports_for_help()
+
 import torch
 import transformers
 from timing import interleaved, print_table

@@ -12,6 +12,11 @@ import sys
 import time
 from pathlib import Path
 
+from llms_from_scratch.app.quick_help import skip_imports_for_help
+
+if __name__ == "__main__":
+    skip_imports_for_help()
+
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError

@@ -15,6 +15,11 @@ import re
 import sys
 from pathlib import Path
 
+from llms_from_scratch.app.quick_help import skip_imports_for_help
+
+if __name__ == "__main__":
+    skip_imports_for_help()
+
 import nbformat
 from repository import ROOT, tracked_files
 

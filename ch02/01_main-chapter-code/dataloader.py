@@ -7,6 +7,11 @@ Examples:
 
 import argparse
 
+from llms_from_scratch.app.quick_help import skip_imports_for_help
+
+if __name__ == "__main__":
+    skip_imports_for_help()
+
 import torch
 
 from llms_from_scratch.app.script_tools import short_errors

@@ -13,6 +13,11 @@ from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 
+from llms_from_scratch.app.quick_help import skip_imports_for_help
+
+if __name__ == "__main__":
+    skip_imports_for_help()
+
 import regex
 
 from llms_from_scratch.data.files import atomic_write

@@ -13,6 +13,11 @@ import argparse
 import time
 from collections.abc import Callable
 
+from llms_from_scratch.app.quick_help import skip_imports_for_help
+
+if __name__ == "__main__":
+    skip_imports_for_help()
+
 import torch
 
 from llms_from_scratch.app.script_tools import pick_device, short_errors

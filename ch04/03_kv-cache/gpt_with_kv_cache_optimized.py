@@ -8,6 +8,11 @@ Examples:
     python gpt_with_kv_cache_optimized.py --preset tiny    # a very small GPT: done in seconds
 """
 
+from llms_from_scratch.app.quick_help import skip_imports_for_help
+
+if __name__ == "__main__":
+    skip_imports_for_help()
+
 from gpt_ch04 import main, parse_args
 
 from llms_from_scratch.app.script_tools import short_errors

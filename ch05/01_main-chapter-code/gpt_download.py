@@ -6,6 +6,11 @@ python gpt_download.py --model-size 124M --models-dir gpt2
 import argparse
 from pathlib import Path
 
+from llms_from_scratch.app.quick_help import skip_imports_for_help
+
+if __name__ == "__main__":
+    skip_imports_for_help()
+
 from llms_from_scratch.app.script_tools import short_errors
 from llms_from_scratch.ch05 import download_and_load_gpt2, load_gpt2_params_from_tf_ckpt
 from llms_from_scratch.data.http import download

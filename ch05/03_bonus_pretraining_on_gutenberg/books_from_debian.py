@@ -15,6 +15,11 @@ import tempfile
 import zlib
 from pathlib import Path
 
+from llms_from_scratch.app.quick_help import skip_imports_for_help
+
+if __name__ == "__main__":
+    skip_imports_for_help()
+
 from llms_from_scratch.app.script_tools import short_errors, writable_folder
 from llms_from_scratch.data.files import atomic_write
 

@@ -12,6 +12,11 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+from llms_from_scratch.app.quick_help import skip_imports_for_help
+
+if __name__ == "__main__":
+    skip_imports_for_help()
+
 import numpy as np
 import torch
 from tqdm import tqdm

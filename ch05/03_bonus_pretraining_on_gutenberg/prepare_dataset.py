@@ -12,6 +12,11 @@ import re
 import tempfile
 from pathlib import Path
 
+from llms_from_scratch.app.quick_help import skip_imports_for_help
+
+if __name__ == "__main__":
+    skip_imports_for_help()
+
 from tqdm import tqdm
 
 from llms_from_scratch.app.script_tools import short_errors, writable_folder

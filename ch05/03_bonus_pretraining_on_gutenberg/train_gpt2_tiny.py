@@ -18,6 +18,11 @@ import math
 import sys
 from pathlib import Path
 
+from llms_from_scratch.app.quick_help import skip_imports_for_help
+
+if __name__ == "__main__":
+    skip_imports_for_help()
+
 import numpy as np
 import torch
 
