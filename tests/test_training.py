@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from pathlib import Path
@@ -15,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from llms_from_scratch.ch02 import create_dataloader_v1
 from llms_from_scratch.ch04 import GPTModel
@@ -254,6 +257,76 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_harmed():
     with pytest.raises(FloatingPointError, match="the loss became nan at step 0: try a lower"):
         trainer.run()
     assert all(torch.equal(v, before[k]) for k, v in trainer.model.state_dict().items())
+
+
+@pytest.mark.parametrize("num_updates", [1, 3])
+def test_weights_that_the_last_update_has_ruined_are_not_saved_and_the_last_good_ones_stay(
+    tmp_path, num_updates
+):
+    trainer = new_run(checkpoint_path=tmp_path / "c.pth", max_steps=num_updates)
+    trainer.save()
+    good = (tmp_path / "c.pth").read_bytes()
+    ended = []
+    trainer.on_epoch_end = lambda: ended.append(True)
+
+    def ruin(step):
+        if step == num_updates:
+            trainer.optimizer.param_groups[0]["params"][0].data.fill_(1e30)
+
+    trainer.on_step = ruin
+    with pytest.raises(FloatingPointError, match="last good checkpoint is kept: .*c.pth"):
+        trainer.run()
+    assert (tmp_path / "c.pth").read_bytes() == good and not ended
+
+
+def test_a_run_that_is_longer_than_what_is_asked_for_is_not_taken_up(tmp_path):
+    trainer = new_run(checkpoint_path=tmp_path / "c.pth", max_steps=4)
+    trainer.run()
+    shorter = new_run(checkpoint_path=tmp_path / "c.pth", max_steps=3)
+    with pytest.raises(CheckpointError, match="has made 4 updates, more than the 3"):
+        shorter.resume()
+    same = new_run(checkpoint_path=tmp_path / "c.pth", max_steps=4)
+    same.resume()
+    assert same.is_finished and same.run() is None
+
+
+SETTING = st.one_of(st.integers(0, 3), st.floats(0, 1), st.sampled_from(["a", "b"]))
+
+
+@settings(max_examples=25)
+@given(saved=st.dictionaries(st.sampled_from("xyz"), SETTING), data=st.data())
+def test_every_setting_that_differs_is_named(saved, data):
+    wanted = data.draw(st.dictionaries(st.sampled_from("xyz"), SETTING))
+    model = torch.nn.Linear(1, 1)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "c.pth")
+        save_checkpoint(path, model, torch.optim.SGD(model.parameters()), config={}, settings=saved)
+        differing = [key for key in {**saved, **wanted} if saved.get(key) != wanted.get(key)]
+        if not differing:
+            load_checkpoint(path, model, settings=wanted)
+            return
+        with pytest.raises(CheckpointError, match="settings differ: ") as error:
+            load_checkpoint(path, model, settings=wanted)
+        for key in differing:
+            assert f"{key} saved {saved.get(key)!r}, wanted {wanted.get(key)!r}" in str(error.value)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_a_signal_is_acknowledged_at_once_and_a_second_one_acts_as_usual(
+    tmp_path, capsys
+):
+    trainer = new_run(checkpoint_path=tmp_path / "c.pth")
+    said = []
+
+    def interrupt_twice(batches):
+        signal.raise_signal(signal.SIGINT)
+        said.append(capsys.readouterr().err)
+        signal.raise_signal(signal.SIGINT)
+
+    trainer._update = interrupt_twice
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert "this update is finished, then a checkpoint is saved. Once more stops at once" in said[0]
 
 
 @pytest.mark.parametrize("count", [0, -1])

@@ -85,7 +85,7 @@ def launch(function: Callable, world_size: int, *args) -> None:
 
     ``function`` must be importable, and the call must stand below ``if __name__ == "__main__":``,
     since new processes import the script again. If one process fails, the others are stopped and
-    ``RankFailed`` is raised, within seconds.
+    ``RankFailed`` is raised, within seconds; Ctrl-C stops all of them too.
     """
     # A port of our own, so that two jobs do not collide; one thread, or each process would want
     # all the cores
@@ -94,8 +94,6 @@ def launch(function: Callable, world_size: int, *args) -> None:
     try:
         while not context.join(grace_period=GRACE_PERIOD):
             pass
-    except KeyboardInterrupt:
-        raise RankFailed("stopped by Ctrl-C, and all processes with it") from None
     except mp.ProcessExitedException as error:
         raise RankFailed(_describe(context, error.error_index)) from None
     except mp.ProcessRaisedException as error:
@@ -134,6 +132,17 @@ def training_options(description: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--save", type=Path, metavar="FILE", help="write the trained weights here")
     return parser
+
+
+def check_save(path: Path | None) -> None:
+    """Raise ``ValueError``, before hours of training, if weights cannot be written to a file."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise ValueError(f"--save {path} is a folder: give the name of a file in it")
+    if not os.access(path.parent, os.W_OK):
+        reason = "cannot be written to" if path.parent.is_dir() else "does not exist"
+        raise ValueError(f"--save {path}: the folder {path.parent} {reason}")
 
 
 def positive_int(text: str) -> int:

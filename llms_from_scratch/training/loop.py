@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from llms_from_scratch.ch05 import calc_loss_batch, evaluate_model, take_batches
+from llms_from_scratch.ch05 import calc_loss_batch, evaluate_model, evaluating, take_batches
 from llms_from_scratch.data.files import atomic_write
 from llms_from_scratch.training.checkpoint import (
     CheckpointError,
@@ -124,12 +124,16 @@ class Trainer:
         self.log_path = Path(log_path) if log_path else None
         self.on_step, self.on_epoch_end = on_step, on_epoch_end
         self.max_steps = max_steps or num_epochs * math.ceil(len(train_loader) / accumulate)
-        self.progress = Progress()
+        self.progress, self.last_batch = Progress(), None
         if self.checkpoint_path:  # what cannot be saved must not be noticed after hours
             checkpoint_content(self.model, self.optimizer, self.scheduler, **self._belongings())
 
     def save(self) -> None:
-        """Write a checkpoint from which ``resume`` continues exactly."""
+        """Write a checkpoint from which ``resume`` continues exactly.
+
+        Raises ``FloatingPointError``, and keeps the last one, if the weights have become useless.
+        """
+        self._check_weights()
         if self.checkpoint_path:
             save_checkpoint(
                 self.checkpoint_path,
@@ -207,6 +211,7 @@ class Trainer:
                         self.save()
                     if self.progress.step == self.max_steps:
                         break
+                self._check_weights()
                 if self.on_epoch_end:
                     self.on_epoch_end()
                 if self.progress.batch == len(self.train_loader):
@@ -268,6 +273,7 @@ class Trainer:
             mean_loss += loss.item()
             self._check_finite("loss", mean_loss)
             loss.backward()
+            self.last_batch = input_batch, target_batch
         norm = torch.nn.utils.clip_grad_norm_(
             self.model.parameters(), self.max_grad_norm or math.inf
         )
@@ -279,6 +285,13 @@ class Trainer:
         self.progress.step += 1
         self.progress.step_losses.append(mean_loss)
         return mean_loss
+
+    def _check_weights(self) -> None:
+        """Whether the last update leaves a model that computes something, for its own batch."""
+        if self.last_batch is not None:
+            with evaluating(self.model), self._autocast():
+                loss = self.calc_loss(*self.last_batch, self.model, self.device)
+            self._check_finite("loss", loss.item())
 
     def _check_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
