@@ -96,21 +96,30 @@ def toy_datasets(copies: int = 1) -> tuple[ToyDataset, ToyDataset]:
 # Section A.9.3: what follows runs in each process of the DDP scripts
 
 
+COPIES = 4  # of the 5 training points: enough for 8 ranks
+
+
+def check_share(world_size: int, batch_size: int) -> None:
+    """Raise ``ValueError`` if there are too few training points for so many ranks."""
+    num_points = 5 * COPIES
+    if num_points // world_size < batch_size:
+        raise ValueError(
+            f"{num_points} training points do not fill a batch of {batch_size} for each of "
+            f"{world_size} ranks: use fewer processes or a smaller batch"
+        )
+
+
 def prepare_dataset(batch_size: int = 2) -> tuple[DataLoader, DataLoader]:
     """This rank's share of the training points and of the test points, as loaders.
 
     All ranks together see ``batch_size * world_size`` different training points per step. Raises
     ``ValueError`` if there are fewer than that.
     """
-    train_ds, test_ds = toy_datasets(copies=4)  # 20 points: enough for 8 ranks
+    check_share(dist.get_world_size(), batch_size)
+    train_ds, test_ds = toy_datasets(copies=COPIES)
     # Shuffles with the same seed in all ranks, then deals the points out like cards
     sampler = DistributedSampler(train_ds, seed=123, drop_last=True)
     train_loader = DataLoader(train_ds, batch_size=batch_size, sampler=sampler, drop_last=True)
-    if len(train_loader) == 0:
-        raise ValueError(
-            f"{len(train_ds)} training points do not fill a batch of {batch_size} for each of "
-            f"{dist.get_world_size()} ranks: use fewer processes or a smaller batch"
-        )
     return train_loader, own_share(test_ds, batch_size)
 
 

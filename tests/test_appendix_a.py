@@ -363,6 +363,28 @@ def test_wrong_options_are_refused_in_one_line(option, capsys):
     assert last_line.endswith(f"{option[1]!r} is not a whole number of at least 1")
 
 
+@pytest.mark.parametrize("script", ["DDP-script.py", "DDP-script-torchrun.py"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--save", "/missing/x.pth"], "the folder /missing does not exist"),
+        (["--save", "."], "is a folder: give the name of a file"),
+        (["--batch-size", "21"], "20 training points do not fill a batch of 21"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_process_starts(script, options, message, tmp_path):
+    result = run([sys.executable, str(FOLDER / script), *options], folder=tmp_path)
+    assert result.returncode == 2 and result.stdout == ""
+    assert message in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_more_processes_than_there_is_work_for_are_refused_at_once(tmp_path):
+    arguments = [sys.executable, str(FOLDER / "DDP-script.py"), "--processes", "30"]
+    result = run(arguments, folder=tmp_path)
+    assert result.returncode == 2 and result.stdout == ""
+    assert "for each of 30 ranks: use fewer processes" in result.stderr
+
+
 @pytest.mark.gpu
 def test_ddp_script_trains_on_the_gpus_of_this_machine():
     result = subprocess.run(

@@ -13,17 +13,22 @@ import os
 import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from llms_from_scratch.appendix_a import main
-from llms_from_scratch.training.distributed import training_options
+from llms_from_scratch.app.script_tools import short_errors
+from llms_from_scratch.appendix_a import check_share, main
+from llms_from_scratch.training.distributed import check_save, training_options
 
 
 @record  # if this process fails, torchrun's report shows its traceback
 def run() -> None:
-    args = training_options(__doc__).parse_args()
+    parser = training_options(__doc__)
+    args = parser.parse_args()
 
     # torchrun runs this whole script once per process and tells each one its number
     rank = int(os.environ.get("RANK", 0))
     world_size = int(os.environ.get("WORLD_SIZE", 1))
+    with short_errors(parser):
+        check_share(world_size, args.batch_size)
+        check_save(args.save)
     if rank == 0:
         print("PyTorch version:", torch.__version__)
         print("CUDA available:", torch.cuda.is_available())

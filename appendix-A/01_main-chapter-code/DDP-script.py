@@ -12,9 +12,11 @@ import sys
 
 import torch
 
-from llms_from_scratch.appendix_a import main
+from llms_from_scratch.app.script_tools import short_errors
+from llms_from_scratch.appendix_a import check_share, main
 from llms_from_scratch.training.distributed import (
     RankFailed,
+    check_save,
     launch,
     positive_int,
     training_options,
@@ -33,11 +35,15 @@ if __name__ == "__main__":
     )
     args = parser.parse_args()
 
+    with short_errors(parser):
+        check_share(args.processes, args.batch_size)
+        check_save(args.save)
     print("PyTorch version:", torch.__version__)
     print("CUDA available:", torch.cuda.is_available())
     print("Number of GPUs available:", num_gpus, flush=True)
-    try:
-        # Calls main(rank, world_size, ...) in each process, rank being 0, 1, 2 ...
-        launch(main, args.processes, args.epochs, args.batch_size, args.save)
-    except RankFailed as error:
-        sys.exit(f"DDP-script.py: {error}")
+    with short_errors(parser):
+        try:
+            # Calls main(rank, world_size, ...) in each process, rank being 0, 1, 2 ...
+            launch(main, args.processes, args.epochs, args.batch_size, args.save)
+        except RankFailed as error:
+            sys.exit(f"DDP-script.py: {error}")
