@@ -45,7 +45,11 @@ class Token:
 
 @dataclass(frozen=True)
 class End:
-    """The end of an answer: ``reason`` "stop" or "length", what was held back, and seconds."""
+    """The end of an answer: what text was held back, and how long each part took.
+
+    ``reason`` is "stop" for a token or string that ends it, "length" for the most that was wanted
+    or fits, "cancelled" if nobody wants it any more.
+    """
 
     reason: str
     text: str
@@ -255,12 +259,17 @@ class Engine:
 
     def _drop_cancelled(self) -> None:
         with self._news:
+            gone = [text for text in self.waiting if text.job.cancelled]
             self.waiting = deque(text for text in self.waiting if not text.job.cancelled)
         if self.arriving and self.arriving.job.cancelled:
+            gone.append(self.arriving)
             self.arriving = None
         for row in reversed(range(len(self.texts))):
             if self.texts[row].job.cancelled:
+                gone.append(self.texts[row])
                 self._remove(row)
+        for text in gone:
+            text.job.on_event(text.end("cancelled"))
 
     def _take_in_prompts(self) -> None:
         """Compute up to ``piece`` tokens of prompts."""

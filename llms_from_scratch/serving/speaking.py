@@ -85,29 +85,38 @@ class Speaker:
             text, self.model, self.tokenizer, self.device, self.max_length
         )
 
-    def fit(self, messages: Sequence[Message], room: int) -> tuple[list[int], int]:
-        """``encode_messages``, and how many of the oldest messages had to be left out.
+    def fit(self, messages: Sequence[Message], room: int) -> tuple[list[int], str]:
+        """``encode_messages``, and a sentence on what had to be left out, if anything.
 
-        They are left out, a system message excepted, until ``room`` tokens are free for the answer,
-        or a quarter of the context if that is less; the last message always stays. Raises
-        ``ValueError`` if it fills the context by itself.
+        ``room`` tokens are to be free for the answer, or a quarter of the context if that is less.
+        Of a conversation, the oldest messages are left out, though not a system message; of a text
+        that the model just goes on with, the beginning. Raises ``ValueError`` for a last message
+        that fills the context by itself.
         """
-        room = min(room, self.context_length // 4)
-        system = [m for m in messages[:1] if m["role"] == "system"]
+        most = self.context_length - min(room, self.context_length // 4)
+        if not self.turns:
+            ids = self.encode_messages(messages)
+            if not self.style and not self.num_classes and len(ids) > most:
+                return ids[-most:], f"the first {len(ids) - most} tokens do not fit: left out"
+            self._check_length(ids)
+            return ids, ""
+        system = [message for message in messages[:1] if message["role"] == "system"]
         rest = messages[len(system) :]
-        for forgotten in range(len(rest)):
-            shown = rest[forgotten:]
-            if forgotten and shown[0]["role"] == "assistant":  # an answer without its question
-                continue
-            ids = self.encode_messages([*system, *shown])
-            if self.context_length - len(ids) >= room or not self.turns:
+        starts = [i for i, message in enumerate(rest) if message["role"] == "user"] or [0]
+        for forgotten in starts:  # an answer is never shown without its question
+            ids = self.encode_messages([*system, *rest[forgotten:]])
+            if len(ids) <= most:
                 break
+        self._check_length(ids)
+        note = f"the first {forgotten} messages no longer fit and are forgotten"
+        return ids, note if forgotten else ""
+
+    def _check_length(self, ids: list[int]) -> None:
         if len(ids) >= self.context_length:
             raise ValueError(
                 f"the message has {len(ids)} tokens with its prompt, the model reads at most "
                 f"{self.context_length}: make it shorter"
             )
-        return ids, forgotten if self.turns else 0
 
 
 def load_speaker(
