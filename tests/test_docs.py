@@ -72,7 +72,7 @@ def help_of(*command: str) -> str:
     return done.stdout
 
 
-def check(words: list[str], folder: Path) -> None:
+def check(words: list[str]) -> None:
     """Raise AssertionError if the command cannot be what is meant."""
     program, rest = words[0], words[1:]
     if program in ("python", "torchrun"):
@@ -83,10 +83,8 @@ def check(words: list[str], folder: Path) -> None:
             compile(rest[1], "command", "exec")
             return
         position = next(i for i, word in enumerate(rest) if not word.startswith("-"))
-        script = next(
-            (d / rest[position] for d in (folder, ROOT) if (d / rest[position]).is_file()), None
-        )
-        assert script, f"no script {rest[position]} in {relative(folder)} nor at the top"
+        script = ROOT / rest[position]
+        assert script.is_file(), f"no script {rest[position]} below the repository's top folder"
         explained = help_of(sys.executable, str(script))
         options = rest[position + 1 :]
     elif program == "llms-from-scratch":
@@ -107,7 +105,7 @@ def check(words: list[str], folder: Path) -> None:
 @pytest.mark.parametrize("block", BLOCKS, ids=name_of)
 def test_commands_in_documents_exist_and_take_the_options_shown(block):
     for words in block.commands:
-        check(words, block.page.parent)
+        check(words)
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=name_of)
@@ -129,22 +127,20 @@ def clone(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.marker == "run"], ids=name_of)
-def test_marked_commands_run_from_the_folder_of_their_document(block, clone):
+def test_marked_commands_run_from_the_top_folder(block, clone):
     scripts = str(Path(sys.executable).parent)
     environment = os.environ | {
         "PATH": os.pathsep.join([scripts, os.environ["PATH"]]),
         "LLMS_FROM_SCRATCH_OFFLINE": "1",
     }
-    folder = clone / block.page.parent.relative_to(ROOT)
     for words in block.commands:
         if words[0] == "python":
             words = [sys.executable, *words[1:]]
         if words[0] == "llms-from-scratch":
             words = [sys.executable, "-m", "llms_from_scratch.app.cli", *words[1:]]
-        in_folder = len(words) < 2 or not words[1].endswith(".py") or (folder / words[1]).is_file()
         done = subprocess.run(
             words,
-            cwd=folder if in_folder else clone,
+            cwd=clone,
             env=environment,
             capture_output=True,
             text=True,
@@ -159,8 +155,9 @@ def test_marked_commands_run_from_the_folder_of_their_document(block, clone):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("python gpt_trian.py", "no script"),
-        ("python gpt_train.py --persent tiny", "no option --persent"),
+        ("python gpt_train.py", "no script gpt_train.py below the repository's top folder"),
+        ("python ch05/01_main-chapter-code/gpt_trian.py", "no script"),
+        ("python ch05/01_main-chapter-code/gpt_train.py --persent tiny", "no option --persent"),
         ("uv run llms-from-scratch copy GPTModel --outptu x.py", "no option --outptu"),
         ("python -m llms_from_scratch.clii", "no module"),
         ("gpt_train.py", "unknown command"),
@@ -170,4 +167,4 @@ def test_a_command_that_cannot_run_is_found(command, message):
     page = ROOT / "ch05" / "01_main-chapter-code" / "README.md"
     (words,) = Block(page, "run", command).commands
     with pytest.raises(AssertionError, match=message):
-        check(words, page.parent)
+        check(words)
