@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from llms_from_scratch.app.chat import Chat
 from llms_from_scratch.app.cli import main as cli
@@ -285,6 +286,30 @@ def test_damaged_settings_are_a_value_error(tmp_path, name):
         path.write_text(json.dumps(content | change), encoding="utf-8")
         with pytest.raises(ValueError, match=message):
             load_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["gpt", "gpt-fast"])
+def test_files_from_before_other_architectures_could_be_saved_still_load(tmp_path, name):
+    """Settings as they were then: nothing of tokenizers, sharing, or the class of a GPTModel."""
+    settings = {"asset": "mine", "config": GPT, "prompt_style": "phi3"}
+    classifier = {"config": GPT, "num_classes": 2, "max_length": 8}
+    if name == "gpt-fast":
+        settings |= {"model_class": "GPTModelFast", "dtype": "bfloat16"}
+        classifier |= {"model_class": "GPTModelFast", "dtype": "bfloat16"}
+    dtype = torch.bfloat16 if name == "gpt-fast" else torch.float32
+    model = new_model(name, dtype=dtype)
+    torch.save(model.state_dict(), tmp_path / "model.pth")
+    (tmp_path / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    loaded, about = load_finetuned(tmp_path)
+    assert_equal(loaded, model)
+    assert about == settings
+    model = new_model(name, num_classes=2, dtype=dtype)
+    save_file(model.state_dict(), tmp_path / "review_classifier.safetensors")
+    path = tmp_path / "review_classifier.json"
+    path.write_text(json.dumps(classifier), encoding="utf-8")
+    loaded, about = load_classifier(tmp_path)
+    assert_equal(loaded, model)
+    assert about == classifier and load_classifier_tokenizer(tmp_path).name == "gpt2"
 
 
 # --- Tokenizers and prompts ---
