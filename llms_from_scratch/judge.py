@@ -400,13 +400,15 @@ def parse_score(answer: str) -> int | None:
 
     A number after "score" or "rating" counts most; otherwise the answer must have one number only.
     "85/100", "85 out of 100" and "85%" are 85, decimals are rounded. Numbers in words, numbers
-    outside of 0 to 100, several different numbers, other scales and web pages give ``None``.
+    outside of 0 to 100, several different numbers, other scales and web pages give ``None``. What a
+    model thinks before it answers, up to ``</think>``, does not count; thoughts without an end
+    are no answer.
 
     >>> [parse_score(a) for a in ("85", "Score: 85/100, it has 2 errors.", "8/10", "eighty", "")]
     [85, 85, None, None, None]
     """
-    text = _simplify(answer)
-    if text.startswith("<"):
+    text = _simplify(answer).rpartition("</think>")[2].lstrip()
+    if text.startswith("<"):  # a web page, or "<think>" that was cut
         return None
     text = re.sub(OF_100, " ", text)
     if re.search(OTHER_SCALE, text):
