@@ -528,19 +528,25 @@ class Judgement:
 
 
 def judge_responses(
-    json_data: list[dict], json_key: str, ask: Callable[[str], str]
+    json_data: list[dict],
+    json_key: str,
+    ask: Callable[[str], str],
+    on_judgement: Callable[[Judgement], object] = lambda judgement: None,
 ) -> list[Judgement]:
     """Have each response, ``entry[json_key]``, judged by ``ask``, a function like ``query_model``.
 
+    ``on_judgement`` is called with each as soon as it is there, so that none need be lost.
     Raises ``ValueError`` if an entry has no such key, and ``JudgeUnavailableError`` if there is no
     judge at all; any other failure concerns one response only.
     """
     for i, entry in enumerate(json_data):
         if not isinstance(entry.get(json_key), str):
             raise ValueError(f"entry {i} has no text under the key {json_key!r}")
-    return [
-        _judge(entry, entry[json_key], ask) for entry in tqdm(json_data, desc="Scoring entries")
-    ]
+    judgements = []
+    for entry in tqdm(json_data, desc="Scoring entries"):
+        judgements.append(_judge(entry, entry[json_key], ask))
+        on_judgement(judgements[-1])
+    return judgements
 
 
 def _judge(entry: dict, response: str, ask: Callable[[str], str]) -> Judgement:

@@ -5,6 +5,7 @@ import math
 import os
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,6 +55,7 @@ from llms_from_scratch.data import DownloadError
 from llms_from_scratch.data.manifest import ASSETS
 from llms_from_scratch.generate import generate as generate_batch
 from llms_from_scratch.tokenizer import get_tokenizer
+from llms_from_scratch.training.loop import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "ch07" / "01_main-chapter-code"
@@ -687,6 +689,77 @@ def test_script_writes_model_responses_metrics_and_plots(finetuned):
     assert about["prompt_style"] == "phi3"
 
 
+def test_a_finished_run_is_neither_replaced_silently_nor_resumed(finetuned, run_script):
+    folder, _ = finetuned
+    before = {path.name for path in (folder / "run").iterdir()}
+    arguments = ["--preset", "tiny", "--data", "mine.json", "--out", "run"]
+    for extra, message in (
+        ([], "--overwrite replaces it"),
+        (["--resume"], "the run in run is finished"),
+        (["--resume", "--compare"], "it cannot --resume one"),
+    ):
+        name = "gpt_instruction_finetuning.py"
+        status, _, error = run_script(name, *arguments, *extra, folder=folder)
+        assert status == 2 and message in error
+    assert {path.name for path in (folder / "run").iterdir()} == before
+
+
+def test_overwriting_leaves_no_adapter_of_an_earlier_run_beside_the_new_model(
+    finetuned, run_script, tmp_path
+):
+    folder, _ = finetuned
+    shutil.copytree(folder / "run", tmp_path / "run")
+    shutil.copyfile(folder / "mine.json", tmp_path / "mine.json")
+    arguments = ["--preset", "tiny", "--data", "mine.json", "--out", "run", "--overwrite"]
+    name = "gpt_instruction_finetuning.py"
+    status, _, error = run_script(name, *arguments, "--learning-rate", "1e30", folder=tmp_path)
+    assert status == 1 and "try a lower" in error and list((tmp_path / "run").iterdir()) == []
+    status, printed, error = run_script(name, *arguments, folder=tmp_path)
+    assert status == 0 and "Wrote the model" in printed, error
+    assert (tmp_path / "run/model.pth").is_file() and not (tmp_path / "run/adapter").exists()
+
+
+def test_a_stopped_finetuning_goes_on_as_if_nothing_had_happened(
+    finetuned, run_script, tmp_path, monkeypatch
+):
+    folder, _ = finetuned
+    shutil.copyfile(folder / "mine.json", tmp_path / "mine.json")
+    name = "gpt_instruction_finetuning.py"
+    arguments = ["--preset", "tiny", "--data", "mine.json", "--out", "run", "--lora"]
+    arguments += ["--prompt-style", "phi3", "--mask-prompt", "--batch-size", "4"]
+    update = Trainer._update
+
+    def update_and_interrupt(trainer, batches):
+        if trainer.progress.step == 1:
+            signal.raise_signal(signal.SIGINT)
+        return update(trainer, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_update", update_and_interrupt)
+        status, printed, error = run_script(name, *arguments, folder=tmp_path)
+    assert status == 130 and "Stopped after 2 updates; add --resume" in printed
+    assert "then a checkpoint is saved" in error
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint.pth"]
+    other = [*arguments[:-1], "5", "--resume"]  # another batch size
+    status, _, error = run_script(name, *other, folder=tmp_path)
+    assert status == 2 and "batch_size saved 4, wanted 5" in error
+    status, _, error = run_script(name, *arguments, "--resume", folder=tmp_path)
+    assert status == 0, error
+    one, other = (torch.load(f / "run/model.pth") for f in (folder, tmp_path))
+    assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
+    metrics = [json.loads((f / "run/metrics.json").read_text()) for f in (folder, tmp_path)]
+    times = {"seconds": 0, "training_seconds": 0}
+    assert {**metrics[0], **times} == {**metrics[1], **times}
+
+
+def test_another_model_in_the_folder_is_noticed_before_anything_is_read(tmp_path, run_script):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.json").write_text("{}")
+    options = ["--preset", "tiny", "--data", "nowhere.json", "--out", "run"]
+    status, _, error = run_script("gpt_instruction_finetuning.py", *options, folder=tmp_path)
+    assert status == 2 and "holds another model (config.json)" in error
+
+
 def test_responses_are_judged_by_rules_without_a_server(finetuned, run_script):
     folder, _ = finetuned
     arguments = ["--file_path", "run/instruction-data-with-response.json", "--api", "rules"]
@@ -722,6 +795,9 @@ def test_the_judges_script_says_how_to_start_a_server(tmp_path, run_script):
         (["--data", "bad.json"], "entry 1 has no key 'output'"),
         (["--data", "long.json"], "each prompt fills allowed_max_length=120"),
         (["--data", "good.json", "--epochs", "0"], "num_epochs must be positive, got 0"),
+        (["--data", "nowhere.json", "--batch-size", "0"], "batch_size must be positive, got 0"),
+        (["--learning-rate", "nan"], "learning_rate must be positive, got nan"),
+        (["--out", ""], "--out is empty"),
         (["--data", "good.json", "--batch-size", "64"], "do not fill a single batch"),
     ],
 )

@@ -649,3 +649,35 @@ def test_a_server_that_trickles_gets_no_more_time_than_it_was_given(part, query)
             query("?", "llama3", url=url, timeout=0.5, retries=0)
         assert time.monotonic() - started < 1.5
         trickling.shutdown()
+
+
+def test_the_script_keeps_what_has_been_judged_when_the_server_dies(server, tmp_path):
+    folder = Path(__file__).resolve().parent.parent / "ch07" / "01_main-chapter-code"
+    main = runpy.run_path(str(folder / "ollama_evaluate.py"))["main"]
+    asked = []
+
+    def query(prompt, **options):
+        asked.append(prompt)
+        if len(asked) == 3:
+            raise stop
+        return "80"
+
+    main.__globals__["query_model"] = query
+    path, out = tmp_path / "answers.json", tmp_path / "new" / "scores.json"
+    path.write_text(json.dumps([ENTRY | {"model_response": "Cold."}] * 4), encoding="utf-8")
+    for stop in (KeyboardInterrupt(), JudgeUnavailableError("it is gone")):
+        asked.clear()
+        out.unlink(missing_ok=True)
+        with pytest.raises(type(stop)):
+            main(path, out=out)
+        kept = json.loads(out.read_text(encoding="utf-8"))
+        assert kept["stopped_before_entry"] == 2 and kept["mean"] == 80
+        assert [judgement["score"] for judgement in kept["judgements"]] == [80, 80]
+
+
+@pytest.mark.parametrize("out", ["", "."])
+def test_the_script_checks_the_place_of_its_results_before_it_judges(out, tmp_path):
+    folder = Path(__file__).resolve().parent.parent / "ch07" / "01_main-chapter-code"
+    main = runpy.run_path(str(folder / "ollama_evaluate.py"))["main"]
+    with pytest.raises(ValueError, match="is no name of a file"):
+        main(tmp_path / "nowhere.json", out=out)

@@ -17,6 +17,7 @@ from gpt_instruction_finetuning import DEFAULT_MODEL, Settings
 from gpt_instruction_finetuning import main as finetune
 from matplotlib import pyplot as plt
 
+from llms_from_scratch.app.run_folder import add_run_options, default_folder
 from llms_from_scratch.app.script_tools import short_errors
 
 EXERCISES = ("baseline", "mask_instructions", "alpaca_52k", "phi3_prompt", "lora")
@@ -66,13 +67,15 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser.add_argument(
         "--seed", type=int, default=123, help="of the random numbers (default: 123)"
     )
-    parser.add_argument("--out", default="runs/exercise_experiments", help="folder for all results")
+    folders = "runs/exercise_experiments, with --preset tiny the same with -tiny"
+    add_run_options(parser, None, folders)
     return parser, parser.parse_args()
 
 
 if __name__ == "__main__":
     plt.switch_backend("agg")
     parser, args = parse_args()
+    out = default_folder("exercise_experiments", args.preset) if args.out is None else args.out
     with short_errors(parser):
         main(
             mask_instructions=args.exercise_solution == "mask_instructions",
@@ -82,6 +85,8 @@ if __name__ == "__main__":
             model_name=args.model,
             device=args.device,
             seed=args.seed,
-            out=args.out,
+            out=out,
             preset=args.preset,
+            resume=args.resume,
+            overwrite=args.overwrite,
         )

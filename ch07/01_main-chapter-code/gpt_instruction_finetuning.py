@@ -6,6 +6,7 @@ Examples:
     python gpt_instruction_finetuning.py --prompt-style phi3 --mask-prompt
     python gpt_instruction_finetuning.py --data my-entries.json --lora --out runs/mine
     python gpt_instruction_finetuning.py --compare        # three seeds, as a Markdown table
+    python gpt_instruction_finetuning.py --resume         # after Ctrl-C: goes on where it was
 """
 
 import argparse
@@ -23,6 +24,14 @@ from matplotlib import pyplot as plt
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from llms_from_scratch.app.run_folder import (
+    CHECKPOINT,
+    add_run_options,
+    clear_run_folder,
+    default_folder,
+    hash_of_text,
+    open_run_folder,
+)
 from llms_from_scratch.app.script_tools import pick_device, short_errors, writable_folder
 from llms_from_scratch.appendix_e import merge_lora, replace_linear_with_lora, save_lora
 from llms_from_scratch.ch04 import BASE_CONFIG, model_configs
@@ -35,6 +44,7 @@ from llms_from_scratch.ch07 import (
     InstructionDatasetWithMasking,
     answer_check,
     calc_mean_token_loss,
+    check_folder,
     custom_collate_fn,
     custom_collate_with_masking_fn,
     generate_responses,
@@ -46,6 +56,7 @@ from llms_from_scratch.ch07 import (
 )
 from llms_from_scratch.data.files import atomic_write
 from llms_from_scratch.tokenizer import get_tokenizer
+from llms_from_scratch.training.checkpoint import describe_vocabulary
 from llms_from_scratch.training.loop import Trainer
 from llms_from_scratch.weights.pretrained import BUNDLED_NAME, Pretrained
 from previous_chapters import GPTModel
@@ -54,6 +65,17 @@ DEFAULT_MODEL = "gpt2-medium (355M)"
 TINY_CONFIG = BASE_CONFIG | {"context_length": 120, "emb_dim": 12, "n_layers": 1, "n_heads": 2}
 TINY_ROWS = 10  # of each part of the data
 LORA_RANK = LORA_ALPHA = 16
+RESULTS = (
+    CHECKPOINT,
+    "model.pth",
+    "settings.json",
+    "tokenizer.json",
+    "metrics.json",
+    "instruction-data-with-response.json",
+    "loss-plot.pdf",
+    "loss-plot.png",
+    "adapter",
+)
 
 
 @dataclass
@@ -70,8 +92,15 @@ class Settings:
     max_new_tokens: int | None = None  # of a response
     eval_freq: int | None = None  # updates between two evaluations
 
+    def check(self) -> None:
+        """Refuse what cannot work, before anything is loaded; None is no setting."""
+        for name in ("num_epochs", "learning_rate", "batch_size", "max_length", "max_new_tokens"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be positive, got {value}")
+
     def complete(self, model_name: str) -> None:
-        """Fill in what suits the model, and refuse what cannot work."""
+        """Fill in what suits the model."""
         bundled = model_name == BUNDLED_NAME
         if self.learning_rate is None:
             self.learning_rate = 1e-3 if bundled else 5e-5
@@ -79,9 +108,11 @@ class Settings:
             self.max_new_tokens = 48 if bundled else 256
         if self.eval_freq is None:
             self.eval_freq = 20 if bundled else 5
-        for name in ("num_epochs", "learning_rate", "batch_size", "max_length", "max_new_tokens"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+
+    def identify_run(self) -> dict:
+        """What must be the same when a run is resumed; it may become longer."""
+        free = ("num_epochs", "max_new_tokens")
+        return {name: value for name, value in vars(self).items() if name not in free}
 
 
 def main(
@@ -93,14 +124,19 @@ def main(
     seed: int = 123,
     out: str | Path = "runs/gpt_instruction_finetuning",
     preset: str = "book",
+    resume: bool = False,
+    overwrite: bool = False,
 ) -> dict:
     """Finetune, write all results to the folder ``out``, and return what ``metrics.json`` says.
 
-    If Ctrl-C stops the training, the model is saved as it is, not evaluated, and ``SystemExit``
-    is raised.
+    It is a ``ValueError`` if ``out`` has results already, unless ``resume`` or ``overwrite`` is
+    set. If a signal stops the training, a checkpoint is written and ``SystemExit`` with 128 + the
+    signal's number is raised.
     """
     started = time.perf_counter()
-    out = writable_folder(out)
+    settings.check()
+    out = open_run_folder(out, RESULTS, resume=resume, overwrite=overwrite)
+    check_folder(out)
     device = pick_device(device)
     tokenizer = get_tokenizer("gpt2")
     data_name, entries = load_instructions(data)
@@ -108,6 +144,11 @@ def main(
     if preset == "tiny":
         parts = tuple(part[:TINY_ROWS] for part in parts)
         settings = replace(settings, max_new_tokens=9)
+    if len(parts[0]) < settings.batch_size:
+        raise ValueError(
+            f"{len(parts[0])} training entries do not fill a single batch of "
+            f"{settings.batch_size}: use a smaller --batch-size, or more entries"
+        )
     for name, part in zip(("Training", "Validation", "Test"), parts, strict=True):
         print(f"{name} set length: {len(part)}")
     print(50 * "-")
@@ -140,25 +181,42 @@ def main(
     evaluate_here = partial(
         evaluate, parts[2], model=model, tokenizer=tokenizer, device=device, settings=settings
     )
-    metrics["before"], _ = evaluate_here("before training", only_verifiable=True)
-    progress, stopped_by = train(model, train_loader, val_loader, parts[1], device, settings, seed)
-    metrics |= {"updates": progress.step, "training_seconds": round(progress.seconds, 1)}
-    if not stopped_by:
-        metrics["after"], responses = evaluate_here("after training")
-        write_json(
-            out / "instruction-data-with-response.json",
-            [
-                entry | {"model_response": response}
-                for entry, response in zip(parts[2], responses, strict=True)
-            ],
-        )
+    run = {
+        "model": chosen.name,
+        "seed": seed,
+        "data_sha256": hash_of_text(json.dumps(entries)),
+        **settings.identify_run(),
+    }
+    trainer = create_trainer(
+        model, train_loader, val_loader, parts[1], device, settings, run, out / CHECKPOINT
+    )
+    if resume:
+        trainer.resume()
+    else:
+        trainer.progress.notes["before"], _ = evaluate_here("before training", only_verifiable=True)
+        clear_run_folder(out, RESULTS)
+        torch.manual_seed(seed)
+    stopped_by = trainer.run()
+    progress = trainer.progress
+    if stopped_by:
+        print(f"Stopped after {progress.step} updates; add --resume to continue.")
+        raise SystemExit(128 + stopped_by)
+    print(f"Training completed in {progress.seconds / 60:.2f} minutes.")
+    metrics |= {"before": progress.notes["before"], "updates": progress.step}
+    metrics["training_seconds"] = round(progress.seconds, 1)
+    metrics["after"], responses = evaluate_here("after training")
+    write_json(
+        out / "instruction-data-with-response.json",
+        [
+            entry | {"model_response": response}
+            for entry, response in zip(parts[2], responses, strict=True)
+        ],
+    )
     if data_name == SYNTHETIC_INSTRUCTIONS:
         print(SYNTHETIC_INSTRUCTIONS_NOTICE)
     metrics["seconds"] = round(time.perf_counter() - started, 1)
     save_results(out, model, chosen.config, settings, metrics, progress)
-    if stopped_by:
-        print(f"Stopped after {progress.step} updates; the model as it is now is in {out}")
-        raise SystemExit(128 + stopped_by)
+    (out / CHECKPOINT).unlink(missing_ok=True)  # larger than the model, and no longer needed
     return metrics
 
 
@@ -246,8 +304,10 @@ def evaluate(
     return measured, responses
 
 
-def train(model, train_loader, val_loader, val_data, device, settings: Settings, seed: int):
-    """Train with the chapter's settings; return the progress, and the signal that stopped it."""
+def create_trainer(
+    model, train_loader, val_loader, val_data, device, settings: Settings, run: dict, path: Path
+) -> Trainer:
+    """A trainer with the chapter's settings; ``run`` says to which run its checkpoint belongs."""
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad],
         lr=settings.learning_rate,
@@ -256,13 +316,15 @@ def train(model, train_loader, val_loader, val_data, device, settings: Settings,
     tokenizer = get_tokenizer("gpt2")
 
     def show_sample() -> None:
-        response = generate_responses(
-            val_data[:1], model, tokenizer, device, settings.prompt_style, max_new_tokens=50
-        )[0]
+        style = settings.prompt_style
+        try:
+            responses = generate_responses(val_data[:1], model, tokenizer, device, style, 50)
+        except ValueError as error:  # the logits are no numbers any more
+            raise FloatingPointError(f"{error}: try a lower --learning-rate") from None
+        response = responses[0]
         tqdm.write(f"{val_data[0]['instruction']} {val_data[0]['input']} -> {response!r}")
 
-    torch.manual_seed(seed)
-    trainer = Trainer(
+    return Trainer(
         model,
         optimizer,
         train_loader,
@@ -271,11 +333,12 @@ def train(model, train_loader, val_loader, val_data, device, settings: Settings,
         num_epochs=settings.num_epochs,
         eval_freq=settings.eval_freq,
         eval_iter=5,
+        vocabulary=describe_vocabulary(tokenizer),
+        settings=run,
+        checkpoint_path=path,
+        checkpoint_freq=100,
         on_epoch_end=show_sample,
     )
-    stopped_by = trainer.run()
-    print(f"Training completed in {trainer.progress.seconds / 60:.2f} minutes.")
-    return trainer.progress, stopped_by
 
 
 def write_json(path: Path, content) -> None:
@@ -361,9 +424,8 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser.add_argument(
         "--seed", type=int, default=123, help="of the random numbers (default: 123)"
     )
-    parser.add_argument(
-        "--out", default="runs/gpt_instruction_finetuning", help="folder for all results"
-    )
+    folders = "runs/gpt_instruction_finetuning, with --preset tiny the same with -tiny"
+    add_run_options(parser, None, folders)
     parser.add_argument("--compare", action="store_true", help="print a table: three seeds")
     parser.add_argument(
         "--test_mode", action="store_const", const="tiny", dest="preset", help=argparse.SUPPRESS
@@ -384,16 +446,21 @@ if __name__ == "__main__":
         lora=args.lora,
         max_new_tokens=args.max_new_tokens,
     )
+    name = "gpt_instruction_finetuning"
+    out = default_folder(name, args.preset) if args.out is None else args.out
     options = {
         "model_name": args.model,
         "data": args.data,
         "device": args.device,
-        "out": args.out,
+        "out": out,
         "preset": args.preset,
+        "overwrite": args.overwrite,
     }
     with short_errors(parser):
+        if args.compare and args.resume:
+            raise ValueError("--compare makes three runs of its own: it cannot --resume one")
         if args.compare:
             compare(settings, **options)
         else:
-            main(settings, seed=args.seed, **options)
-            print(f"Wrote the model, its responses, metrics.json and the plot to {args.out}")
+            main(settings, seed=args.seed, resume=args.resume, **options)
+            print(f"Wrote the model, its responses, metrics.json and the plot to {out}")

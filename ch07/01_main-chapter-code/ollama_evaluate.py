@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from llms_from_scratch.app.script_tools import short_errors
+from llms_from_scratch.app.script_tools import short_errors, writable_folder
 from llms_from_scratch.ch07 import (
     JudgeError,
     generate_model_scores,
@@ -54,6 +54,7 @@ def main(
     """Print and return a summary; with ``out``, write it and all of the judge's answers as JSON."""
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1 entry, got {limit}")
+    check_output(out)
     data = load_entries(file_path)[:limit]
     if api in ("rules", "rouge"):
         require_responses(data, json_key)
@@ -67,8 +68,15 @@ def main(
     else:
         key = os.environ.get("OPENAI_API_KEY")
         ask = partial(query_openai, url=full_url(url, OPENAI_URL), api_key=key, **options)
-    judgements = judge_responses(data, json_key, ask)
-    summary = {"judge": model, "file": Path(file_path).name, **summarize_judgements(judgements)}
+    about = {"judge": model, "file": Path(file_path).name}
+    judgements = []
+    try:
+        judge_responses(data, json_key, ask, judgements.append)
+    except (KeyboardInterrupt, JudgeError):
+        if judgements:  # what has been judged so far is not lost
+            write_judgements(out, {**about, "stopped_before_entry": len(judgements)}, judgements)
+        raise
+    summary = {**about, **summarize_judgements(judgements)}
     num_scores = summary["scored"] + summary["empty"]
     print(f"Number of scores: {num_scores} of {len(data)}")
     if num_scores:
@@ -79,8 +87,22 @@ def main(
             f"failed requests: {summary['failed']}. With all responses, the average lies between "
             f"{summary['lowest_mean']:.2f} and {summary['highest_mean']:.2f}."
         )
-    write_summary(out, summary | {"judgements": [vars(judgement) for judgement in judgements]})
+    write_judgements(out, summary, judgements)
     return summary
+
+
+def check_output(out: str | Path | None) -> None:
+    """Raise ``ValueError`` before any judging if the summary cannot be written."""
+    if out == "" or (out and Path(out).is_dir()):
+        raise ValueError(f"--out {str(out)!r} is no name of a file: give one, scores.json say")
+    if out:
+        writable_folder(Path(out).parent)
+
+
+def write_judgements(out: str | Path | None, summary: dict, judgements: list) -> None:
+    counts = summarize_judgements(judgements)
+    answers = [vars(judgement) for judgement in judgements]
+    write_summary(out, summary | counts | {"judgements": answers})
 
 
 def write_summary(out: str | Path | None, summary: dict) -> None:
