@@ -1,5 +1,9 @@
 """Chapter 3: every attention variant computes the same thing, and none looks into the future."""
 
+import runpy
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -13,6 +17,7 @@ from llms_from_scratch.ch03 import (
     SelfAttention_v2,
 )
 
+ROOT = Path(__file__).resolve().parent.parent
 SIZES = [  # b, num_tokens, d_in, d_out, num_heads
     (1, 1, 4, 4, 1),
     (2, 6, 3, 4, 2),
@@ -186,3 +191,12 @@ def test_gradients_of_the_fused_and_the_plain_variant_agree():
     fused(x).square().sum().backward()
     joint = torch.cat([part.weight.grad for part in parts])
     torch.testing.assert_close(fused.qkv.weight.grad, joint, rtol=1e-5, atol=1e-5)
+
+
+def test_the_script_refuses_sizes_that_no_memory_holds(monkeypatch, capsys):
+    script = ROOT / "ch03/01_main-chapter-code/multihead_attention.py"
+    monkeypatch.setattr(sys, "argv", [str(script), "--num-tokens", "100000"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(script), run_name="__main__")
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and "3,840 GB" in error and error.count("\n") == 1

@@ -90,6 +90,14 @@ def test_mistakes_give_one_line_and_exit_code_2(options, message, tmp_path):
     assert done.stderr == f"gpt.py: error: {message}\n"
 
 
+def test_the_device_can_be_chosen_and_an_unknown_one_is_refused(tmp_path):
+    done = gpt_py("--preset", "tiny", "--device", "cpu", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = gpt_py("--preset", "tiny", "--device", "abacus", folder=tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert "device 'abacus' cannot be used" in done.stderr and done.stderr.count("\n") == 1
+
+
 def test_a_notebook_in_the_folder_can_import_every_name_of_the_book():
     done = python("-c", f"from gpt import {', '.join(EXPORTS)}", folder=FOLDER)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -98,5 +106,5 @@ def test_a_notebook_in_the_folder_can_import_every_name_of_the_book():
 def test_help_names_every_option(tmp_path):
     done = gpt_py("--help", folder=tmp_path)
     assert done.returncode == 0
-    for option in ("--prompt", "--max-new-tokens", "--seed", "--preset"):
+    for option in ("--prompt", "--max-new-tokens", "--seed", "--preset", "--device"):
         assert option in done.stdout

@@ -14,6 +14,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTER = ROOT / "ch05/01_main-chapter-code"
+GPT_PY = ROOT / "ch04/01_main-chapter-code/gpt.py"
 TINY = ["--preset", "tiny"]
 TEXT = "The cat sat on the mat, and the dog lay by the door; neither of them moved. " * 200
 
@@ -127,6 +128,8 @@ def test_a_signal_saves_and_the_resumed_run_ends_as_if_nothing_had_happened(
     assert "Stopping: this update is finished, then a checkpoint is saved." in errors
     assert "add --resume to continue" in printed
     assert not (tmp_path / "out/model.pth").exists()
+    sampled = run(tmp_path, "gpt_generate.py", "--model", "out", "--max-new-tokens", "3")
+    assert sampled.returncode == 0 and "of a run that may not be finished" in sampled.stdout
 
     done = run(tmp_path, "gpt_train.py", *command[2:], "--resume")
     assert done.returncode == 0, done.stderr
@@ -282,6 +285,34 @@ def test_bad_input_to_generation_is_reported_with_exit_code_2(tmp_path, args, me
     done = run(tmp_path, "gpt_generate.py", *args)
     assert done.returncode == 2
     assert message in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize(
+    "command",
+    [
+        [CHAPTER / "gpt_generate.py", "--model", "gpt2-tiny", "--max-new-tokens", "100000"],
+        [
+            ROOT / "ch04/01_main-chapter-code/gpt.py",
+            "--preset",
+            "tiny",
+            "--max-new-tokens",
+            "99999",
+        ],
+    ],
+    ids=["gpt_generate.py", "gpt.py"],
+)
+def test_ctrl_c_while_text_is_made_is_one_line_and_exit_code_130(command, tmp_path):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    unbuffered = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    child = subprocess.Popen([sys.executable, *command], cwd=tmp_path, env=unbuffered, **pipes)
+    while "put text:" not in child.stdout.readline():  # input or output: it has begun
+        assert child.poll() is None
+    time.sleep(0.3)
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert f"{command[0].name}: stopped by Ctrl-C" in errors and "Traceback" not in errors
 
 
 def test_text_arrives_in_whole_characters():

@@ -9,11 +9,17 @@ Examples:
 import argparse
 import sys
 
+from llms_from_scratch.app.quick_help import skip_imports_for_help
+
+if __name__ == "__main__":
+    skip_imports_for_help()
+
 import torch
 
 from llms_from_scratch.app.script_tools import short_errors
 from llms_from_scratch.ch03 import MultiHeadAttention, PyTorchMultiHeadAttention
 
+MOST_BYTES = 1e9  # of one matrix of attention scores; a few of them are held at a time
 TOLERANCE = 1e-5  # rounding of 32-bit numbers stays well below, for outputs around 1
 
 
@@ -52,6 +58,13 @@ def check_sizes(batch_size: int, num_tokens: int, d_in: int, d_out: int, num_hea
         raise ValueError(
             f"--num-tokens must be at least 2, got {num_tokens}: the causality check compares the "
             "tokens before the last one"
+        )
+    scores = 4 * batch_size * num_heads * num_tokens**2  # bytes: a number for each pair of tokens
+    if scores > MOST_BYTES:
+        raise ValueError(
+            f"the attention scores, --batch-size x --num-heads x --num-tokens squared, take "
+            f"{scores / 1e9:,.0f} GB several times over, more than {MOST_BYTES / 1e9:.0f} GB: "
+            "choose smaller numbers"
         )
 
 

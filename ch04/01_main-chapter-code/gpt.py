@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import torch
 from tqdm import tqdm
 
-from llms_from_scratch.app.script_tools import short_errors
+from llms_from_scratch.app.script_tools import pick_device, short_errors
 from llms_from_scratch.ch04 import (
     GELU,
     GPT_CONFIG_124M,
@@ -55,6 +55,7 @@ def main(
     max_new_tokens: int = 10,
     seed: int = 123,
     preset: str = "book",
+    device: str = "auto",
 ) -> None:
     """Print the prompt, its token ids, and what a GPT with random weights makes of them.
 
@@ -65,6 +66,7 @@ def main(
     tokenizer = get_tokenizer("gpt2")
     encoded = tokenizer.encode(prompt, allowed_special={END_OF_TEXT})
     check_lengths(len(encoded), max_new_tokens, config["context_length"])
+    device = pick_device(device)
     encoded_tensor = torch.tensor(encoded).unsqueeze(0)  # (1, num_tokens)
 
     print_heading("IN")
@@ -73,18 +75,18 @@ def main(
     print("encoded_tensor.shape:", encoded_tensor.shape)
 
     torch.manual_seed(seed)
-    model = GPTModel(config)
+    model = GPTModel(config).to(device)  # the same weights on each device
     model.eval()  # no dropout
     with progress_bar(model, max_new_tokens):
         out = generate_text_simple(
             model=model,
-            idx=encoded_tensor,
+            idx=encoded_tensor.to(device),
             max_new_tokens=max_new_tokens,
             context_size=config["context_length"],
         )
     print()
     print_heading("OUT")
-    print("\nOutput:", out)
+    print("\nOutput:", out.cpu())
     print("Output length:", len(out[0]))
     print("Output text:", tokenizer.decode(out[0].tolist()))
 
@@ -133,10 +135,11 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     )
     parser.add_argument("--seed", type=int, default=123, help="of the weights (default: 123)")
     parser.add_argument("--preset", choices=PRESETS, default="book", help="sizes (default: book)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     return parser, parser.parse_args()
 
 
 if __name__ == "__main__":
     parser, args = parse_args()
     with short_errors(parser):
-        main(args.prompt, args.max_new_tokens, args.seed, args.preset)
+        main(args.prompt, args.max_new_tokens, args.seed, args.preset, args.device)

@@ -4,6 +4,7 @@ Examples:
     python gpt_generate.py --prompt "Every effort moves you"
     python gpt_generate.py --model gpt2-tiny --temperature 0     # bundled, needs no download
     python gpt_generate.py --model path/to/folder --prompt "It was"
+    python gpt_generate.py --model runs/gpt_train/checkpoint.pth    # of a run that was stopped
 
 A folder holds config.json and model.safetensors, as on the Hugging Face hub, or a checkpoint of
 OpenAI's.
@@ -11,7 +12,9 @@ OpenAI's.
 
 import argparse
 import sys
+from pathlib import Path
 
+from llms_from_scratch.app.run_folder import CHECKPOINT
 from llms_from_scratch.app.script_tools import pick_device, short_errors
 from llms_from_scratch.ch05 import (
     assign,
@@ -25,6 +28,10 @@ from llms_from_scratch.ch05 import (
     token_ids_to_text,
 )
 from llms_from_scratch.generate import Sampling, stream_text
+from llms_from_scratch.tokenizer import get_tokenizer
+from llms_from_scratch.training.checkpoint import load_checkpoint, read_checkpoint
+from llms_from_scratch.weights.pretrained import Pretrained
+from previous_chapters import GPTModel
 
 __all__ = [
     "assign",
@@ -61,7 +68,7 @@ def main(
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens must not be negative, got {max_new_tokens}")
     device = pick_device(device)
-    pretrained = (load_pretrained if exact_model else choose_pretrained)(model_size)
+    pretrained = load_model(model_size, exact_model)
     if gpt_config is not None and pretrained.name == model_size:
         for key in ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers"):
             if gpt_config[key] != pretrained.config[key]:
@@ -85,6 +92,28 @@ def main(
     for piece in pieces:
         print(piece, end="", flush=True)
     print()
+
+
+def load_model(model_size: str, exact_model: bool) -> Pretrained:
+    """A pretrained model, or the one in the checkpoint of a run that was stopped."""
+    path = Path(model_size)
+    if path.is_dir() and not (path / "model.pth").exists() and (path / CHECKPOINT).is_file():
+        path = path / CHECKPOINT
+    if path.name == CHECKPOINT and path.is_file():
+        return from_checkpoint(path)
+    return (load_pretrained if exact_model else choose_pretrained)(model_size)
+
+
+def from_checkpoint(path: Path) -> Pretrained:
+    """The GPT that a run of ``gpt_train.py`` has trained so far; ``ValueError`` for another one."""
+    config = read_checkpoint(path)["config"]
+    if not config:
+        raise ValueError(f"{path} is of a finetuning: finish it with --resume, then use its folder")
+    model = GPTModel(config)
+    load_checkpoint(path, model)
+    print(f"Model: {path}, of a run that may not be finished")
+    tokenizer = get_tokenizer("gpt2") if config["vocab_size"] == 50257 else None
+    return Pretrained(str(path), config, model.eval(), make_tokenizer=lambda: tokenizer)
 
 
 if __name__ == "__main__":
