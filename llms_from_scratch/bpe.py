@@ -337,14 +337,17 @@ class BPETokenizer:
 
         Raises ``ValueError`` for a line that is not a pair of known symbols.
         """
-        lines = Path(bpe_merges_path).read_text(encoding="utf-8").split("\n")
-        if lines[0].startswith("#version"):
-            lines = lines[1:]
-        lines = [line for line in lines if line]
-        for number, line in enumerate(lines, start=1):
-            if len(line.split(" ")) != 2:
-                raise ValueError(f"{bpe_merges_path}: merge {number} is not a pair: {line!r}")
-        return cls.from_symbols([tuple(line.split(" ")) for line in lines])
+        try:
+            lines = Path(bpe_merges_path).read_text(encoding="utf-8").split("\n")
+            if lines[0].startswith("#version"):
+                lines = lines[1:]
+            lines = [line for line in lines if line]
+            for number, line in enumerate(lines, start=1):
+                if len(line.split(" ")) != 2:
+                    raise ValueError(f"merge {number} is not a pair: {line[:40]!r}")
+            return cls.from_symbols([tuple(line.split(" ")) for line in lines])
+        except ValueError as error:
+            raise ValueError(f"{bpe_merges_path} is no list of merges: {error}") from None
 
     @classmethod
     def from_symbols(cls, merges: Iterable[tuple[str, str]]) -> "BPETokenizer":
@@ -355,7 +358,7 @@ class BPETokenizer:
         for left, right in merges:
             if left not in id_of or right not in id_of:
                 unknown = right if left in id_of else left
-                raise ValueError(f"merge {len(pairs) + 1}: {unknown!r} is not a token so far")
+                raise ValueError(f"merge {len(pairs) + 1}: {unknown[:40]!r} is not a token so far")
             pairs.append((id_of[left], id_of[right]))
             id_of.setdefault(left + right, len(id_of))
         return cls(pairs, {END_OF_TEXT: len(id_of)}, byte_order=list(symbols))

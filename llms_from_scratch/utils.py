@@ -76,8 +76,8 @@ def _code_cells(path: Path) -> Iterator[tuple[int, str]]:
         for number, cell in enumerate(cells):
             if cell["cell_type"] == "code":
                 yield number, "".join(cell["source"])  # a string, or a list of lines
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a notebook of version 4: {error!r}") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is not a notebook of version 4: {error!r:.200}") from None
 
 
 def _parse(path: Path, number: int, source: str) -> ast.Module:

@@ -80,8 +80,11 @@ def open_token_file(path: Path) -> np.ndarray:
     """
     try:
         tokens = np.load(path, mmap_mode="r")
-    except (ValueError, EOFError, SyntaxError) as error:
-        raise ValueError(f"{path} is no whole token file: {error}") from error
+    except OSError:  # it is absent, say: that is no damage
+        raise
+    except Exception as error:  # one wrong bit makes it a zip archive, or no Python in its header
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} is no whole token file ({reason:.200})") from error
     if not isinstance(tokens, np.ndarray) or tokens.ndim != 1 or tokens.dtype.kind != "u":
         raise ValueError(f"{path} is no whole token file: it has no row of unsigned numbers")
     return tokens
