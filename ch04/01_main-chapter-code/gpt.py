@@ -12,6 +12,11 @@ import argparse
 import contextlib
 from collections.abc import Iterator
 
+from llms_from_scratch.app.quick_help import skip_imports_for_help
+
+if __name__ == "__main__":
+    skip_imports_for_help()
+
 import torch
 from tqdm import tqdm
 

@@ -14,6 +14,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from llms_from_scratch.app.quick_help import skip_imports_for_help
+
+if __name__ == "__main__":
+    skip_imports_for_help()
+
 from llms_from_scratch.app.run_folder import CHECKPOINT
 from llms_from_scratch.app.script_tools import pick_device, short_errors
 from llms_from_scratch.ch05 import (

@@ -16,6 +16,11 @@ import json
 import warnings
 from pathlib import Path
 
+from llms_from_scratch.app.quick_help import skip_imports_for_help
+
+if __name__ == "__main__":
+    skip_imports_for_help()
+
 import torch
 from matplotlib import pyplot as plt
 from tqdm import tqdm

@@ -17,6 +17,11 @@ import json
 import sys
 from pathlib import Path
 
+from llms_from_scratch.app.quick_help import skip_imports_for_help
+
+if __name__ == "__main__":
+    skip_imports_for_help()
+
 import torch
 from matplotlib import pyplot as plt
 from tqdm import tqdm
@@ -157,7 +162,8 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         default="gutenberg_preprocessed",
         help="folder with .txt files, at any depth (default: gutenberg_preprocessed)",
     )
-    add_run_options(parser, "model_checkpoints", option="--output_dir")
+    folders = "model_checkpoints, with --debug model_checkpoints-debug"
+    add_run_options(parser, None, folders, option="--output_dir")
     add("--n_epochs", type=int, default=1, help="passes over the texts (default: 1)")
     add("--print_sample_iter", type=int, default=1000, help="updates per sample (default: 1000)")
     add("--eval_freq", type=int, default=100, help="updates per evaluation (default: 100)")
@@ -173,7 +179,10 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         type=_boolean,
         help="a tiny model, to try things out in seconds",
     )
-    return parser, parser.parse_args()
+    args = parser.parse_args()
+    if args.output_dir is None:
+        args.output_dir = "model_checkpoints-debug" if args.debug else "model_checkpoints"
+    return parser, args
 
 
 def _boolean(text: str) -> bool:

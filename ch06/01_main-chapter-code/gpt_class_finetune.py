@@ -17,6 +17,11 @@ import time
 import warnings
 from pathlib import Path
 
+from llms_from_scratch.app.quick_help import skip_imports_for_help
+
+if __name__ == "__main__":
+    skip_imports_for_help()
+
 import pandas as pd
 import torch
 from matplotlib import pyplot as plt
@@ -389,7 +394,7 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser.add_argument(
         "--model",
         default="gpt2-small (124M)",
-        help=f"a size of GPT-2, {BUNDLED_NAME}, or a path (default: gpt2-small (124M))",
+        help="a size of GPT-2, gpt2-tiny, or a path (default: gpt2-small (124M))",
     )
     parser.add_argument(
         "--data",

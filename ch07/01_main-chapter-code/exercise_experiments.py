@@ -13,6 +13,11 @@ Each writes to a folder of its own in runs/exercise_experiments.
 import argparse
 from pathlib import Path
 
+from llms_from_scratch.app.quick_help import skip_imports_for_help
+
+if __name__ == "__main__":
+    skip_imports_for_help()
+
 from gpt_instruction_finetuning import DEFAULT_MODEL, Settings
 from gpt_instruction_finetuning import main as finetune
 from matplotlib import pyplot as plt

@@ -19,6 +19,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from llms_from_scratch.app.quick_help import skip_imports_for_help
+
+if __name__ == "__main__":
+    skip_imports_for_help()
+
 import torch
 from matplotlib import pyplot as plt
 from torch.utils.data import DataLoader
@@ -37,7 +42,6 @@ from llms_from_scratch.appendix_e import merge_lora, replace_linear_with_lora, s
 from llms_from_scratch.ch04 import BASE_CONFIG, model_configs
 from llms_from_scratch.ch05 import choose_pretrained, load_pretrained, plot_losses
 from llms_from_scratch.ch07 import (
-    PROMPT_STYLES,
     SYNTHETIC_INSTRUCTIONS,
     SYNTHETIC_INSTRUCTIONS_NOTICE,
     InstructionDataset,
@@ -394,7 +398,7 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser.add_argument(
         "--model",
         default=DEFAULT_MODEL,
-        help=f"a size of GPT-2, {BUNDLED_NAME}, or a path (default: {DEFAULT_MODEL})",
+        help=f"a size of GPT-2, gpt2-tiny, or a path (default: {DEFAULT_MODEL})",
     )
     parser.add_argument(
         "--data",
@@ -410,7 +414,7 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         default=1024,
         help="tokens of an entry; what is longer is cut (default: 1024, or the model's context)",
     )
-    parser.add_argument("--prompt-style", choices=PROMPT_STYLES, default="alpaca")
+    parser.add_argument("--prompt-style", choices=("alpaca", "phi3"), default="alpaca")
     parser.add_argument(
         "--mask-prompt", action="store_true", help="learn the responses only (exercise 7.2)"
     )

@@ -21,6 +21,11 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from llms_from_scratch.app.quick_help import skip_imports_for_help
+
+if __name__ == "__main__":
+    skip_imports_for_help()
+
 from llms_from_scratch.app.script_tools import short_errors, writable_folder
 from llms_from_scratch.ch07 import (
     JudgeError,

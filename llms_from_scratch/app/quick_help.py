@@ -6,7 +6,12 @@ from pathlib import Path
 from types import ModuleType
 
 # Rooms in which options are defined; what they import is skipped like anything else
-ROOMS_WITH_OPTIONS = tuple(f"llms_from_scratch.{room}" for room in ("app", "data", "training"))
+ROOMS_WITH_OPTIONS = (
+    "llms_from_scratch.app",
+    "llms_from_scratch.data",
+    "llms_from_scratch.judge",
+    "llms_from_scratch.training",
+)
 
 
 def skip_imports_for_help() -> None:
