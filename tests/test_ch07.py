@@ -54,6 +54,7 @@ from llms_from_scratch.ch07 import (
 from llms_from_scratch.data import DownloadError
 from llms_from_scratch.data.manifest import ASSETS
 from llms_from_scratch.generate import generate as generate_batch
+from llms_from_scratch.serving.speaking import Speaker
 from llms_from_scratch.tokenizer import get_tokenizer
 from llms_from_scratch.training.loop import Trainer
 
@@ -548,22 +549,24 @@ class Scripted(GPTModel):
 def chat(tokenizer):
     model = Scripted(CONFIG)
     model.script = [*tokenizer.encode("Grüße \U0001f600!"), EOS]
-    return Chat(model, tokenizer, "alpaca")
+    speaker = Speaker("scripted", model, tokenizer, style=PROMPT_STYLES["alpaca"])
+    speaker.stop_ids = frozenset({tokenizer.eot_token})
+    return Chat(speaker)
 
 
 def test_the_chat_prompts_as_in_training_and_streams_whole_characters(chat, tokenizer):
     _, ids = encode_entry(WITH_INPUT, tokenizer)
-    asked = chat.prompt("Name the animal.\nhouse, horse")
+    asked = chat.speaker.format("Name the animal.\nhouse, horse")
     assert asked + "Horse" == tokenizer.decode(ids)
     pieces = list(chat.answer("Hello?"))
     assert "".join(pieces) == "Grüße \U0001f600!"
     assert len(pieces) > 4 and "\ufffd" not in "".join(pieces)
-    assert Chat(chat.model, tokenizer, None).prompt("Every effort") == "Every effort"
+    assert Speaker("plain", chat.speaker.model, tokenizer).format("Every effort") == "Every effort"
 
 
 def test_a_chat_goes_on_after_ctrl_c_and_after_a_message_that_is_too_long(chat, capsys):
     messages = iter(["Hello?", "", "word " * 200, "Again!", "/exit", "never read"])
-    chat.model.interrupt_after = 2
+    chat.speaker.model.interrupt_after = 2
     converse(chat, lambda: next(messages))
     printed = capsys.readouterr().out
     assert "[stopped]" in printed

@@ -44,6 +44,7 @@ from llms_from_scratch.llama3 import LLAMA31_ROPE_FREQ, Llama3Model
 from llms_from_scratch.olmo3 import Olmo3Model
 from llms_from_scratch.qwen3 import Qwen3Model
 from llms_from_scratch.saving import head_is_embedding
+from llms_from_scratch.serving.speaking import Speaker
 from llms_from_scratch.tokenizer import get_tokenizer
 from llms_from_scratch.weights.chat_formats import (
     ChatFormat,
@@ -376,10 +377,7 @@ def test_a_finetuned_model_is_chatted_with_as_its_base_was(tmp_path, name, make)
         assert again.tokenizer.decode(ids) == text
     messages = [{"role": "user", "content": "the?"}]
     assert again.chat.encode_messages(messages) == base.chat.encode_messages(messages)
-    one, two = (
-        "".join(Chat(p.model, p.tokenizer, p.chat, "cpu", 8, stop_ids=p.stop_ids).answer("hi"))
-        for p in (base, again)
-    )
+    one, two = ("".join(Chat(Speaker.of(p), 8).answer("hi")) for p in (base, again))
     assert one == two
 
 
@@ -528,7 +526,7 @@ def test_responses_are_generated_with_the_chat_template(name):
         entries, base.model, base.tokenizer, "cpu", base.chat, max_new_tokens=5
     )
     for entry, response in zip(entries, responses, strict=True):
-        chat = Chat(base.model, base.tokenizer, base.chat, "cpu", 5, stop_ids=base.stop_ids)
+        chat = Chat(Speaker.of(base), 5)
         assert response == "".join(chat.answer(entry["instruction"])).strip()
 
 

@@ -14,6 +14,7 @@ from llms_from_scratch.app.chat import Chat
 from llms_from_scratch.app.cli import main as cli
 from llms_from_scratch.appendix_e import replace_linear_with_lora
 from llms_from_scratch.generate import generate_text
+from llms_from_scratch.serving.speaking import Speaker
 from llms_from_scratch.weights.pretrained import load_pretrained
 
 DATA = Path(__file__).parent / "data"
@@ -94,7 +95,7 @@ def test_what_a_user_writes_cannot_end_his_turn(smollm2):
 
 
 def test_it_knows_the_capital_of_france(smollm2, smollm2_path, capsys):
-    chat = Chat(smollm2.model, smollm2.tokenizer, smollm2.chat, stop_ids=smollm2.stop_ids)
+    chat = Chat(Speaker.of(smollm2))
     assert "".join(chat.answer("What is the capital of France?")) == (
         "The capital of France is Paris."
     )
@@ -105,11 +106,11 @@ def test_it_knows_the_capital_of_france(smollm2, smollm2_path, capsys):
 
 
 def test_a_long_conversation_forgets_its_beginning(smollm2):
-    chat = Chat(smollm2.model, smollm2.tokenizer, smollm2.chat, max_new_tokens=2)
-    chat.context_length = 120
+    chat = Chat(Speaker.of(smollm2), max_new_tokens=2)
+    chat.speaker.context_length = 120
     for i in range(6):
         list(chat.answer(f"Message number {i} with a few words in it."))
-    assert chat.forgotten > 0 and len(chat.messages) == 12
+    assert "messages no longer fit and are forgotten" in chat.note and len(chat.messages) == 12
     with pytest.raises(ValueError, match="the model reads at most 120: make it shorter"):
         list(chat.answer("word " * 200))
     assert len(chat.messages) == 12

@@ -1,7 +1,7 @@
 """The chapters' user interfaces in the browser: a conversation, and a table of labels.
 
-Gradio draws them (extra ``ui``). They listen on this machine alone, and neither load anything from elsewhere nor
-send anything there.
+Gradio draws them (extra ``ui``). They listen on this machine alone, load nothing from elsewhere, and
+send nothing there.
 """
 
 import argparse

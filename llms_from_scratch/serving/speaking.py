@@ -6,11 +6,15 @@ from pathlib import Path
 
 import torch
 
-from llms_from_scratch.ch06 import classify_with_probability, load_classifier
-from llms_from_scratch.ch07 import PromptStyle, find_prompt_style, load_finetuned
+from llms_from_scratch.ch06 import (
+    classify_with_probability,
+    load_classifier,
+    load_classifier_tokenizer,
+)
+from llms_from_scratch.ch07 import CHAT, PromptStyle, find_prompt_style, open_finetuned
 from llms_from_scratch.tokenizer import get_tokenizer
 from llms_from_scratch.weights.chat_formats import Message, TurnFormat
-from llms_from_scratch.weights.pretrained import load_pretrained
+from llms_from_scratch.weights.pretrained import Pretrained, load_pretrained
 
 ROLES = ("system", "user", "assistant")
 
@@ -34,11 +38,39 @@ class Speaker:
     model_type: str = "gpt2"
     template: str = ""
     num_classes: int = 0
-    max_length: int | None = None  # to which a classifier's texts were padded
+    max_length: int | None = None  # to which a classifier's texts were padded, with
+    pad_id: int | None = None  # (None: the end of a text)
 
-    @property
-    def context_length(self) -> int:
-        return self.model.cfg["context_length"]
+    context_length: int = 0  # how many tokens it may be shown; 0: as many as it can read
+
+    def __post_init__(self):
+        self.context_length = self.context_length or self.model.cfg["context_length"]
+
+    @classmethod
+    def of(cls, loaded: Pretrained, prompt_style: str | None = CHAT, name: str = "") -> "Speaker":
+        """A pretrained model; ``CHAT`` is its own chat template, None no form at all.
+
+        Raises ``ValueError`` for a model without a tokenizer.
+        """
+        tokenizer = loaded.tokenizer
+        if tokenizer is None and prompt_style != CHAT and loaded.model_type == "gpt2":
+            tokenizer = get_tokenizer("gpt2")  # a GPT of chapter 5 with fewer or more rows
+        if tokenizer is None:
+            raise ValueError(
+                f"{loaded.name} came without a tokenizer: put its tokenizer.json there"
+            )
+        turns = loaded.chat if prompt_style == CHAT else None
+        has_style = prompt_style not in (CHAT, None)
+        return cls(
+            name or loaded.name,
+            loaded.model,
+            tokenizer,
+            turns,
+            find_prompt_style(prompt_style) if has_style else None,
+            loaded.stop_ids if turns else loaded.eos_ids or frozenset({tokenizer.eot_token}),
+            loaded.model_type,
+            loaded.template if turns else "",
+        )
 
     @property
     def device(self) -> torch.device:
@@ -82,7 +114,7 @@ class Speaker:
         if not self.num_classes:
             raise ValueError(f"{self.name} is no classifier: it writes text")
         return classify_with_probability(
-            text, self.model, self.tokenizer, self.device, self.max_length
+            text, self.model, self.tokenizer, self.device, self.max_length, self.pad_id
         )
 
     def fit(self, messages: Sequence[Message], room: int) -> tuple[list[int], str]:
@@ -132,35 +164,23 @@ def load_speaker(
     folder = path if path.is_dir() else path.parent
     name = (folder.resolve().name if path.exists() else str(source)).lower()
     if path.exists() and (folder / "review_classifier.json").is_file():
-        model, settings = load_classifier(folder)
-        return Speaker(
-            name,
-            model.to(device),
-            get_tokenizer("gpt2"),
-            num_classes=settings["num_classes"],
-            max_length=settings["max_length"],
-        )
+        return _classifier(name, folder, device)
     if path.exists() and (folder / "settings.json").is_file():
-        model, settings = load_finetuned(path)
-        style = prompt_style or settings["prompt_style"]
-        tokenizer = get_tokenizer("gpt2")
-        return Speaker(
-            name,
-            model.to(device),
-            tokenizer,
-            style=find_prompt_style(style) if style else None,
-            stop_ids=frozenset({tokenizer.eot_token}),
-        )
-    loaded = load_pretrained(source)
-    if loaded.tokenizer is None:
-        raise ValueError(f"{source} came without a tokenizer: put its tokenizer.json there")
+        loaded, settings = open_finetuned(path)
+        saved_style = settings["prompt_style"]
+    else:
+        loaded, saved_style = load_pretrained(source), CHAT
+    loaded.model.to(device)
+    return Speaker.of(loaded, prompt_style or saved_style, name)
+
+
+def _classifier(name: str, folder: Path, device: torch.device | str) -> Speaker:
+    model, settings = load_classifier(folder)
     return Speaker(
         name,
-        loaded.model.to(device),
-        loaded.tokenizer,
-        None if prompt_style else loaded.chat,
-        find_prompt_style(prompt_style) if prompt_style else None,
-        loaded.stop_ids,
-        loaded.model_type,
-        loaded.template,
+        model.to(device),
+        load_classifier_tokenizer(folder),
+        num_classes=settings["num_classes"],
+        max_length=settings["max_length"],
+        pad_id=settings.get("pad_token_id"),
     )
