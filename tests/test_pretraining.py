@@ -301,9 +301,11 @@ def test_pretraining_runs_on_a_folder_of_texts(pretrained):
     folder, printed = pretrained
     assert "Maximum GPU memory allocated: 0.00 GB" in printed
     assert "Wrote model_pg_final.pth, settings.json" in printed
-    loaded = load_pretrained(folder / "model_checkpoints/model_pg_final.pth")
+    loaded = load_pretrained(folder / "model_checkpoints-debug/model_pg_final.pth")
     assert loaded.config["emb_dim"] == 12
-    records = [json.loads(line) for line in (folder / "model_checkpoints/train-log.jsonl").open()]
+    records = [
+        json.loads(line) for line in (folder / "model_checkpoints-debug/train-log.jsonl").open()
+    ]
     assert records[-1]["loss"] < records[0]["loss"]
 
 
@@ -321,16 +323,16 @@ def test_another_run_in_the_same_folder_is_refused(pretrained, args, message):
     (folder / "others").mkdir(exist_ok=True)
     (folder / "others/one.txt").write_text(BOOK.replace("rain", "snow"), encoding="utf-8")
     (folder / "others/two.txt").write_text(BOOK[::-1], encoding="utf-8")
-    weights = (folder / "model_checkpoints/checkpoint.pth").read_bytes()
+    weights = (folder / "model_checkpoints-debug/checkpoint.pth").read_bytes()
     options = ["--data_dir", "books", "--debug", "--n_epochs", 2, *args]
     done = run(folder, "pretraining_simple.py", *options)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
-    assert (folder / "model_checkpoints/checkpoint.pth").read_bytes() == weights
+    assert (folder / "model_checkpoints-debug/checkpoint.pth").read_bytes() == weights
 
 
 def test_a_finished_run_can_be_prolonged(pretrained):
     folder, _ = pretrained
-    lines = len((folder / "model_checkpoints/train-log.jsonl").read_text().splitlines())
+    lines = len((folder / "model_checkpoints-debug/train-log.jsonl").read_text().splitlines())
     done = run(
         folder,
         "pretraining_simple.py",
@@ -342,7 +344,7 @@ def test_a_finished_run_can_be_prolonged(pretrained):
         "--resume",
     )
     assert done.returncode == 0, done.stderr
-    log = (folder / "model_checkpoints/train-log.jsonl").read_text().splitlines()
+    log = (folder / "model_checkpoints-debug/train-log.jsonl").read_text().splitlines()
     assert len(log) == lines // 2 * 3
 
 
