@@ -10,6 +10,11 @@ What each process does is `main` in llms_from_scratch/appendix_a.py, explained i
 
 import os
 
+from llms_from_scratch.app.quick_help import skip_imports_for_help
+
+if __name__ == "__main__":
+    skip_imports_for_help()
+
 import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
