@@ -1,7 +1,7 @@
 """The chapters' user interfaces in the browser: a conversation, and a table of labels.
 
-Gradio draws them (extra ``ui``). They listen on this machine alone, load nothing from elsewhere, and
-send nothing there.
+Gradio draws them (extra ``ui``). They listen on this machine alone, and neither load anything from
+elsewhere nor send anything there.
 """
 
 import argparse
@@ -10,9 +10,12 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import gradio as gr
 
+from llms_from_scratch.app.script_tools import pick_device, short_errors
 from llms_from_scratch.generate import Sampling
 from llms_from_scratch.serving.engine import Busy, End, Engine, Job, Token
 from llms_from_scratch.serving.server import listen
@@ -26,13 +29,40 @@ FONTS = ["system-ui", "sans-serif"]  # those of the reader's system: none is loa
 History = list[dict]
 
 
-def parse_args(description: str, default_model: str, argv: list[str] | None = None):
-    """The arguments that the apps have in common, and the parser, for its errors."""
+def run_app(
+    description: str, default_model: str, make_page: Callable[[str, str], AbstractContextManager]
+) -> int:
+    """What the apps have in common: arguments, short errors, a page until Ctrl-C.
+
+    ``make_page(model, device)`` gives a context in which the page can be shown.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--model", default=default_model, help=f"(default: {default_model})")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0 for any free one")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
-    return parser.parse_args(argv), parser
+    args = parser.parse_args()
+    with short_errors(parser):
+        with make_page(args.model, pick_device(args.device)) as page:
+            launch(page, args.port)
+    return 0
+
+
+@contextmanager
+def conversation(title: str, speaker: Speaker) -> Iterator[gr.Blocks]:
+    """The page of a chat, with the engine that answers it."""
+    with Engine(speaker.model, speaker.tokenizer, speaker.stop_ids) as engine:
+        yield conversation_page(title, speaker, engine)
+
+
+def trained_model(folder: str | Path, command: str, *files: str) -> Path:
+    """The folder of what the reader trained; ``FileNotFoundError`` says how to make it."""
+    folder = Path(folder)
+    if not any((folder / name).is_file() for name in files):
+        raise FileNotFoundError(
+            f"there is no {' or '.join(files)} in {folder}: train the model first, with\n"
+            f"  {command}\nor name another one with --model"
+        )
+    return folder
 
 
 class Conversation:
