@@ -16,6 +16,11 @@ import sys
 import threading
 import time
 
+from llms_from_scratch.app.quick_help import skip_imports_for_help
+
+if __name__ == "__main__":
+    skip_imports_for_help()
+
 import psutil
 import requests
 import torch

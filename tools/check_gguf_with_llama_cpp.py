@@ -21,6 +21,11 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from llms_from_scratch.app.quick_help import skip_imports_for_help
+
+if __name__ == "__main__":
+    skip_imports_for_help()
+
 import numpy as np
 import torch
 

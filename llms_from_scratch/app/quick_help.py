@@ -3,7 +3,7 @@
 import importlib.machinery
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 
 # Rooms in which options are defined; what they import is skipped like anything else
 ROOMS_WITH_OPTIONS = (
@@ -32,15 +32,19 @@ def skip_imports_for_help() -> None:
 
 
 class _Placeholder:
-    """Stands for any class, function or number: can be called, indexed, inherited from."""
+    """Stands for any number, function, decorator or base class."""
 
     def __init__(self, *args, **options):
         pass
 
     def __call__(self, *args, **options):
+        is_decorator = len(args) == 1 and isinstance(args[0], FunctionType)
+        return args[0] if is_decorator else self
+
+    def __getattr__(self, name: str):
         return self
 
-    __getattr__ = __getitem__ = __or__ = __ror__ = __mul__ = __call__
+    __getitem__ = __or__ = __ror__ = __mul__ = __call__
 
     def __iter__(self):
         return iter(())
