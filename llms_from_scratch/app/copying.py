@@ -69,6 +69,8 @@ def needs(definition: Definition) -> tuple[dict[str, Definition], dict[str, Impo
             found = module.imports[name]
             if found.root != PACKAGE:
                 outside[name] = found
+            elif found.module not in package():
+                raise CannotCopyError(f"{found.module} is a program, and lies in this package")
             elif f"{found.module}.{found.name}" in package():
                 whole = f"{found.module}.{found.name}"
                 raise CannotCopyError(f"{definition.dotted_name} needs all of {whole}")
