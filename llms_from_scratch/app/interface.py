@@ -5,10 +5,10 @@ elsewhere nor send anything there.
 """
 
 import argparse
-import html
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 import gradio as gr
 
 from llms_from_scratch.app.script_tools import pick_device, short_errors
+from llms_from_scratch.app.talk import CSS, JS, Message, as_html, without_thoughts
 from llms_from_scratch.generate import Sampling
 from llms_from_scratch.serving.engine import Busy, End, Engine, Job, Token
 from llms_from_scratch.serving.server import listen
@@ -24,13 +25,16 @@ from llms_from_scratch.serving.speaking import Speaker
 ALTERNATIVES = 8  # tokens in the panel of probabilities
 SECONDS_BETWEEN_UPDATES = 0.05
 LONGEST_MESSAGE = 1_000_000  # characters
-THINKING = [("<think>", "</think>")]  # what is between them is folded
+MOST_ROWS = 1000  # messages that are classified at a time
 FONTS = ["system-ui", "sans-serif"]  # those of the reader's system: none is loaded
-History = list[dict]
+NARROW_CSS = "#probabilities .confidence-set { margin: 0; padding: 0 }"  # to be seen at once
 
 
 def run_app(
-    description: str, default_model: str, make_page: Callable[[str, str], AbstractContextManager]
+    description: str,
+    default_model: str,
+    make_page: Callable[[str, str], AbstractContextManager],
+    default_device: str = "auto",
 ) -> int:
     """What the apps have in common: arguments, short errors, a page until Ctrl-C.
 
@@ -39,19 +43,25 @@ def run_app(
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--model", default=default_model, help=f"(default: {default_model})")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0 for any free one")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    parser.add_argument(
+        "--device",
+        default=default_device,
+        help=f"auto, cpu, cuda or mps (default: {default_device})",
+    )
     args = parser.parse_args()
     with short_errors(parser):
+        with listen("127.0.0.1", args.port):  # is it free? A model takes longer to load
+            pass
         with make_page(args.model, pick_device(args.device)) as page:
             launch(page, args.port)
     return 0
 
 
 @contextmanager
-def conversation(title: str, speaker: Speaker) -> Iterator[gr.Blocks]:
-    """The page of a chat, with the engine that answers it."""
+def conversation(title: str, speaker: Speaker, **options) -> Iterator[gr.Blocks]:
+    """The page of a chat, with the engine that answers it; ``options`` of ``conversation_page``."""
     with Engine(speaker.model, speaker.tokenizer, speaker.stop_ids) as engine:
-        yield conversation_page(title, speaker, engine)
+        yield conversation_page(title, speaker, engine, **options)
 
 
 def trained_model(folder: str | Path, command: str, *files: str) -> Path:
@@ -66,39 +76,62 @@ def trained_model(folder: str | Path, command: str, *files: str) -> Path:
 
 
 class Conversation:
-    """Answers messages of many browser tabs at a time; each has its own text in progress."""
+    """Answers messages of many browser tabs at a time; each has its own text in progress.
 
-    def __init__(self, speaker: Speaker, engine: Engine):
+    With ``remembers``, the model is shown the messages so far, else the last one by itself; and
+    before either the ``system`` message, if there is one.
+    """
+
+    def __init__(self, speaker: Speaker, engine: Engine, system: str = "", remembers: bool = True):
         self.speaker, self.engine = speaker, engine
+        self.system = [{"role": "system", "content": system}] if system else []
+        self.remembers = remembers
         self.jobs: dict[str, Job] = {}  # by tab
 
     def respond(
         self,
-        message: str,
-        history: History,
+        text: str,
+        history: list[Message],
         temperature: float,
         top_k: int,
         top_p: float,
         max_new_tokens: int,
         seed: int | None,
         request: gr.Request,
-    ) -> Iterator[tuple[str, History, str, dict | None]]:
-        """Yield the input box, the conversation, a line of figures, and probabilities."""
-        if not message.strip():
-            yield message, history, "Write a message first.", None
+    ) -> Iterator[tuple[str, list[Message], str, str, dict | None]]:
+        """Yield the input box, the conversation and how it looks, figures, and probabilities."""
+        if not text.strip():
+            yield text, history, as_html(history), "Write a message first.", None
             return
+        talk = [*history, {"role": "user", "content": text}]
         try:
-            shown = [*history, {"role": "user", "content": shown_as_it_is(message)}]
-            ids, note = self.speaker.fit(plain(shown), max_new_tokens)
+            ids, note = self.speaker.fit(self.shown(talk), max_new_tokens)
             sampling = Sampling(temperature, int(top_k) or None, top_p)
+            seed = None if seed is None else int(seed)
             job = Job(ids, int(max_new_tokens), sampling, seed, top_logprobs=ALTERNATIVES)
-            yield "", shown, note, None
             self.jobs[request.session_hash] = job
-            for text, figures, probabilities in self._answer(job):
-                answer = {"role": "assistant", "content": shown_as_it_is(text)}
-                yield "", [*shown, answer], " | ".join(filter(None, [figures, note])), probabilities
+            yield "", talk, as_html(talk), note, None
+            for answer, figures, probabilities in self._answer(job):
+                now = [*talk, {"role": "assistant", "content": answer}]
+                yield (
+                    "",
+                    now,
+                    as_html(now),
+                    " | ".join(filter(None, [figures, note])),
+                    probabilities,
+                )
         except (ValueError, Busy, RuntimeError) as error:
-            yield message, history, f"No answer: {error}", None
+            yield text, history, as_html(history), f"No answer: {error}", None
+
+    def shown(self, talk: list[Message]) -> list[Message]:
+        """What of a conversation the model is to be shown."""
+        messages = talk if self.remembers else talk[-1:]
+        return self.system + [
+            message | {"content": without_thoughts(message["content"])}
+            if message["role"] == "assistant"
+            else message
+            for message in messages
+        ]
 
     def _answer(self, job: Job) -> Iterator[tuple[str, str, dict | None]]:
         """Text so far, figures, and the last token's alternatives; not more often than is seen."""
@@ -138,55 +171,38 @@ class Conversation:
         if job is not None:
             self.engine.cancel(job)
 
-    def clear(self, request: gr.Request) -> tuple[History, str, None]:
+    def clear(self, request: gr.Request) -> tuple[list[Message], str, str, None]:
         self.stop(request)
-        return [], "", None
+        return [], as_html([]), "", None
 
 
-def shown_as_it_is(text: str) -> str:
-    """A text that a page shows without taking any of it for markup, but for folded thoughts.
-
-    >>> shown_as_it_is("<think>2 < 3</think> <b>Yes</b>")
-    '<think>2 &lt; 3</think> &lt;b&gt;Yes&lt;/b&gt;'
-    """
-    text = html.escape(text, quote=False)
-    for mark in THINKING[0]:
-        text = text.replace(html.escape(mark), mark)
-    return text
-
-
-def plain(history: History) -> list[dict[str, str]]:
-    """Messages as the model needs them: without its thoughts, and as they were before escaping."""
-
-    def text_of(content) -> str:
-        if isinstance(content, str):
-            return content
-        return "".join(part["text"] for part in content if part.get("type") == "text")
-
-    return [
-        {"role": message["role"], "content": html.unescape(text_of(message["content"]))}
-        for message in history
-        if not (message.get("metadata") or {}).get("title")  # a folded thought
-    ]
-
-
-def conversation_page(title: str, speaker: Speaker, engine: Engine) -> gr.Blocks:
-    """A chat with its controls, and the probabilities of the last step."""
-    talk = Conversation(speaker, engine)
+def conversation_page(
+    title: str,
+    speaker: Speaker,
+    engine: Engine,
+    *,
+    system: str = "",
+    remembers: bool = True,
+    max_new_tokens: int = 200,
+) -> gr.Blocks:
+    """A chat with its controls, and the probabilities of the last step; see ``Conversation``."""
+    talk = Conversation(speaker, engine, system, remembers)
     most = speaker.context_length - 1
+    kind = speaker.kind if remembers else "is shown your last message only: it forgets the others"
     with gr.Blocks(title=title, analytics_enabled=False, fill_height=True) as page:
-        gr.Markdown(f"## {title}\n{speaker.name} {speaker.kind}.")
+        gr.Markdown(f"## {title}\n{speaker.name} {kind}.")
+        history = gr.State([])
         with gr.Row():
             with gr.Column(scale=3):
-                chat = gr.Chatbot(
-                    label="Conversation",
-                    height=460,
-                    render_markdown=False,  # what the model writes is shown as it is
-                    reasoning_tags=THINKING,
-                    buttons=["copy", "copy_all"],
+                shown = gr.HTML(
+                    as_html([]), css_template=CSS, js_on_load=JS, elem_id="conversation"
                 )
                 message = gr.Textbox(
-                    label="Message", lines=2, max_length=LONGEST_MESSAGE, elem_id="message"
+                    label="Message (Enter sends it, Shift+Enter begins a new line)",
+                    max_lines=6,
+                    max_length=LONGEST_MESSAGE,
+                    elem_id="message",
+                    autofocus=True,
                 )
                 with gr.Row():
                     send = gr.Button("Send", variant="primary")
@@ -195,21 +211,28 @@ def conversation_page(title: str, speaker: Speaker, engine: Engine) -> gr.Blocks
                 figures = gr.Textbox(label="Figures", interactive=False, elem_id="figures")
             with gr.Column(scale=1):
                 controls = [
-                    gr.Slider(0, 2, 0.0, step=0.05, label="Temperature (0: the most probable)"),
+                    gr.Slider(0, 2, 0.0, step=0.05, label="Temperature (0: likeliest)"),
                     gr.Slider(0, 100, 0, step=1, label="Top-k (0: all tokens)"),
                     gr.Slider(0.05, 1, 1.0, step=0.05, label="Top-p"),
-                    gr.Slider(1, most, min(200, most), step=1, label="New tokens at most"),
+                    gr.Slider(1, most, min(max_new_tokens, most), step=1, label="New tokens"),
                     gr.Number(123, precision=0, label="Seed (empty: another one each time)"),
                 ]
                 probabilities = gr.Label(
                     label="What the model thought of for its last token",
                     num_top_classes=ALTERNATIVES,
                     show_heading=False,
+                    elem_id="probabilities",
                 )
-        inputs, outputs = [message, chat, *controls], [message, chat, figures, probabilities]
-        gr.on([send.click, message.submit], talk.respond, inputs, outputs, show_progress="hidden")
+        outputs = [message, history, shown, figures, probabilities]
+        asked = gr.on(
+            [send.click, message.submit],
+            talk.respond,
+            [message, history, *controls],
+            outputs,
+            show_progress="hidden",
+        )
         stop.click(talk.stop, queue=False)
-        clear.click(talk.clear, outputs=[chat, figures, probabilities], queue=False)
+        clear.click(talk.clear, outputs=outputs[1:], cancels=[asked], queue=False)
         page.unload(talk.stop)  # the tab is closed
     return page
 
@@ -217,24 +240,49 @@ def conversation_page(title: str, speaker: Speaker, engine: Engine) -> gr.Blocks
 def label_page(title: str, classify: Callable[[str], tuple[str, float]]) -> gr.Blocks:
     """A box for messages, one a line, and a table with the label of each and its probability."""
 
-    def rows(text: str) -> list[list]:
-        messages = [line for line in text.splitlines() if line.strip()]
-        return [[line, label, f"{p:.1%}"] for line in messages for label, p in [classify(line)]]
+    def rows(text: str) -> Iterator[list[list[str]]]:
+        lines = [line for line in text.splitlines() if line.strip()]
+        table, drawn = [], time.perf_counter()
+        for line in lines[:MOST_ROWS]:
+            table.append([line, *_label(line, classify)])
+            if time.perf_counter() - drawn > 0.5:
+                yield table
+                drawn = time.perf_counter()
+        if len(lines) > MOST_ROWS:
+            table.append([f"({len(lines) - MOST_ROWS:,} messages more)", "", "", "not read"])
+        yield table
 
     with gr.Blocks(title=title, analytics_enabled=False) as page:
         gr.Markdown(f"## {title}")
         text = gr.Textbox(
-            label="Messages, one per line", lines=6, max_length=LONGEST_MESSAGE, elem_id="message"
+            label="Messages, one per line",
+            lines=6,
+            max_lines=12,
+            max_length=LONGEST_MESSAGE,
+            elem_id="message",
         )
         button = gr.Button("Classify", variant="primary")
         table = gr.Dataframe(
-            headers=["Message", "Label", "Probability"],
+            headers=["Message", "Label", "Probability", "Note"],
             datatype="str",
+            column_widths=["55%", "12%", "13%", "20%"],
             interactive=False,
             wrap=True,
+            elem_id="labels",
         )
-        button.click(rows, text, table)
+        button.click(rows, text, table, concurrency_limit=1)
     return page
+
+
+def _label(message: str, classify: Callable[[str], tuple[str, float]]) -> tuple[str, str, str]:
+    """Label, probability and a note: a message that cannot be read does not stop the others."""
+    with warnings.catch_warnings(record=True) as caught:  # that it is cut, say
+        warnings.simplefilter("always", UserWarning)
+        try:
+            label, probability = classify(message)
+        except (ValueError, RuntimeError) as error:
+            return "", "", f"not read: {error}"
+    return label, f"{probability:.1%}", "; ".join(str(warning.message) for warning in caught)
 
 
 def launch(page: gr.Blocks, port: int, *, wait: bool = True) -> str:
@@ -254,6 +302,7 @@ def launch(page: gr.Blocks, port: int, *, wait: bool = True) -> str:
         prevent_thread_lock=True,
         footer_links=[],
         ssr_mode=False,
+        css=NARROW_CSS,
         theme=gr.themes.Default(font=FONTS, font_mono=["monospace"]),
     )
     if wait:
