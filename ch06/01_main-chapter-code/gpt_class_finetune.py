@@ -55,6 +55,7 @@ from llms_from_scratch.ch06 import (
     evaluate_model,
     identify_data,
     load_classifier,
+    load_classifier_tokenizer,
     load_messages,
     plot_values,
     random_split,
@@ -116,14 +117,16 @@ def main(
     check_settings(num_epochs, learning_rate, context_length)
     out = open_run_folder(out, RESULTS, resume=resume, overwrite=overwrite)
     device = pick_device(device)
-    tokenizer = get_tokenizer("gpt2")
     data_name, splits = prepare_data(data, out)
     torch.manual_seed(seed)
     chosen = choose_model(model_name, preset)
+    tokenizer = chosen.tokenizer or get_tokenizer("gpt2")
+    pad_id = chosen.pad_id if chosen.tokenizer else None
     settings = choose_settings(chosen.name, preset, num_epochs, trainable_layers, learning_rate)
 
     torch.manual_seed(seed)
-    datasets = create_datasets(out, tokenizer, context_length, chosen.config["context_length"])
+    limit = chosen.config["context_length"]
+    datasets = create_datasets(out, tokenizer, context_length, limit, pad_id)
     train_loader, val_loader, test_loader = create_loaders(*datasets)
     model = chosen.model
     torch.manual_seed(seed)
@@ -134,6 +137,7 @@ def main(
     torch.manual_seed(seed)
     trainer = create_trainer(
         model,
+        tokenizer,
         train_loader,
         val_loader,
         device,
@@ -180,13 +184,13 @@ def main(
     metrics["seconds"] = round(time.perf_counter() - started, 1)
     if data_name == SYNTHETIC:
         print(SYNTHETIC_NOTICE)
-    save_results(out, model, chosen.config, metrics, curves)
+    save_results(out, model, chosen, metrics, curves)
     (out / CHECKPOINT).unlink(missing_ok=True)  # as large as the model, and no longer needed
     return metrics
 
 
 def create_trainer(
-    model, train_loader, val_loader, device, out: Path, num_epochs: int, settings: dict
+    model, tokenizer, train_loader, val_loader, device, out: Path, num_epochs: int, settings: dict
 ) -> Trainer:
     """A trainer that does what ``train_classifier_simple`` does, and can be stopped."""
     optimizer = torch.optim.AdamW(
@@ -214,7 +218,7 @@ def create_trainer(
         eval_iter=EVAL_ITER,
         calc_loss=calc_loss_batch,
         evaluate=evaluate_model,
-        vocabulary=describe_vocabulary(get_tokenizer("gpt2")),
+        vocabulary=describe_vocabulary(tokenizer),
         settings=settings,
         checkpoint_path=out / CHECKPOINT,
         checkpoint_freq=100,
@@ -284,7 +288,9 @@ def choose_settings(name: str, preset: str, num_epochs, trainable_layers, learni
     return settings | {key: value for key, value in wanted.items() if value is not None}
 
 
-def create_datasets(out: Path, tokenizer, context_length: str, limit: int) -> list[SpamDataset]:
+def create_datasets(
+    out: Path, tokenizer, context_length: str, limit: int, pad_id: int | None = None
+) -> list[SpamDataset]:
     """The three data sets, all padded to one length that fits into the model's context."""
     if context_length == "model_context_length":
         max_length = limit
@@ -297,7 +303,7 @@ def create_datasets(out: Path, tokenizer, context_length: str, limit: int) -> li
         max_length = int(context_length)
     check_length(max_length, limit)
     return [
-        SpamDataset(out / f"{name}.csv", tokenizer, max_length)
+        SpamDataset(out / f"{name}.csv", tokenizer, max_length, pad_id)
         for name in ("train", "validation", "test")
     ]
 
@@ -310,10 +316,10 @@ def create_loaders(train, validation, test) -> tuple[DataLoader, DataLoader, Dat
     )
 
 
-def save_results(out: Path, model, config: dict, metrics: dict, curves: list) -> None:
+def save_results(out: Path, model, chosen: Pretrained, metrics: dict, curves: list) -> None:
     train_losses, val_losses, train_accs, val_accs = curves
     about = {"pretrained": metrics["model"], "asset": metrics["asset"], "split": metrics["split"]}
-    save_classifier(out, model, config, metrics["max_length"], **about)
+    save_classifier(out, model, chosen.config, metrics["max_length"], base=chosen, **about)
     with atomic_write(out / "metrics.json") as temporary:
         curves_by_name = {
             "train_losses": train_losses,
@@ -339,7 +345,12 @@ def classify(text: str, out: str | Path, device: str) -> None:
     device = pick_device(device)
     model, settings = load_classifier(out)
     label, probability = classify_with_probability(
-        text, model.to(device), get_tokenizer("gpt2"), device, settings["max_length"]
+        text,
+        model.to(device),
+        load_classifier_tokenizer(out),
+        device,
+        settings["max_length"],
+        settings.get("pad_token_id"),
     )
     print(f"{label} (probability {probability:.3f})")
     if settings.get("asset") == SYNTHETIC:  # the notebook's classifier does not say
@@ -394,7 +405,8 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser.add_argument(
         "--model",
         default="gpt2-small (124M)",
-        help="a size of GPT-2, gpt2-tiny, or a path (default: gpt2-small (124M))",
+        help="a size of GPT-2, gpt2-tiny, smollm2-135m-instruct, or a path "
+        "(default: gpt2-small (124M))",
     )
     parser.add_argument(
         "--data",

@@ -38,10 +38,12 @@ from llms_from_scratch.app.run_folder import (
     open_run_folder,
 )
 from llms_from_scratch.app.script_tools import pick_device, short_errors, writable_folder
+from llms_from_scratch.appendix_d import learning_rate
 from llms_from_scratch.appendix_e import merge_lora, replace_linear_with_lora, save_lora
 from llms_from_scratch.ch04 import BASE_CONFIG, model_configs
 from llms_from_scratch.ch05 import choose_pretrained, load_pretrained, plot_losses
 from llms_from_scratch.ch07 import (
+    CHAT,
     SYNTHETIC_INSTRUCTIONS,
     SYNTHETIC_INSTRUCTIONS_NOTICE,
     InstructionDataset,
@@ -51,6 +53,7 @@ from llms_from_scratch.ch07 import (
     check_folder,
     custom_collate_fn,
     custom_collate_with_masking_fn,
+    end_id,
     generate_responses,
     load_instructions,
     save_finetuned,
@@ -86,12 +89,14 @@ RESULTS = (
 class Settings:
     """How to train; the defaults are the book's, and ``None`` is chosen by the model."""
 
-    num_epochs: int = 2
+    num_epochs: int | None = None
     learning_rate: float | None = None
     batch_size: int = 8
     max_length: int = 1024  # tokens of an entry; never more than the model's context
-    prompt_style: str = "alpaca"
+    prompt_style: str | None = None
     mask_prompt: bool = False
+    schedule: str = "constant"  # of the learning rate; or "cosine", with warmup and clipping
+    dtype: str = "float32"  # of the products of matrices; or "bfloat16", which is faster
     lora: bool = False
     max_new_tokens: int | None = None  # of a response
     eval_freq: int | None = None  # updates between two evaluations
@@ -103,9 +108,13 @@ class Settings:
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be positive, got {value}")
 
-    def complete(self, model_name: str) -> None:
-        """Fill in what suits the model."""
-        bundled = model_name == BUNDLED_NAME
+    def complete(self, chosen: Pretrained) -> None:
+        """Fill in what suits the model: its own chat template, if it has one."""
+        bundled = chosen.name == BUNDLED_NAME
+        if self.prompt_style is None:
+            self.prompt_style = CHAT if chosen.chat else "alpaca"
+        if self.num_epochs is None:
+            self.num_epochs = 2
         if self.learning_rate is None:
             self.learning_rate = 1e-3 if bundled else 5e-5
         if self.max_new_tokens is None:
@@ -142,7 +151,6 @@ def main(
     out = open_run_folder(out, RESULTS, resume=resume, overwrite=overwrite)
     check_folder(out)
     device = pick_device(device)
-    tokenizer = get_tokenizer("gpt2")
     data_name, entries = load_instructions(data)
     parts = split_data(entries)
     if preset == "tiny":
@@ -161,15 +169,20 @@ def main(
     chosen = choose_model(model_name, preset)
     print(f"Device: {device}")
     model, context_length = chosen.model, chosen.config["context_length"]
-    settings.complete(chosen.name)
+    tokenizer = chosen.tokenizer or get_tokenizer("gpt2")
+    settings.complete(chosen)
+    style = chosen.chat if settings.prompt_style == CHAT else settings.prompt_style
+    if style is None:
+        raise ValueError(f"{model_name} has no chat template: choose another --prompt-style")
     settings.max_length = min(settings.max_length, context_length)
     if settings.lora:
         model.requires_grad_(False)
         replace_linear_with_lora(model, LORA_RANK, LORA_ALPHA)
     model.to(device)
     torch.manual_seed(seed)
-    datasets = create_datasets(parts, tokenizer, settings)
-    train_loader, val_loader = create_loaders(datasets, settings)
+    datasets = create_datasets(parts, tokenizer, style, settings)
+    end = end_id(tokenizer, style)  # ends a response, and fills rows up
+    train_loader, val_loader = create_loaders(datasets, end, settings)
     print(50 * "-")
 
     metrics = {
@@ -182,9 +195,8 @@ def main(
         "seed": seed,
         **vars(settings),
     }
-    evaluate_here = partial(
-        evaluate, parts[2], model=model, tokenizer=tokenizer, device=device, settings=settings
-    )
+    shown = {"model": model, "tokenizer": tokenizer, "style": style, "device": device}
+    evaluate_here = partial(evaluate, parts[2], **shown, settings=settings)
     run = {
         "model": chosen.name,
         "seed": seed,
@@ -192,7 +204,7 @@ def main(
         **settings.identify_run(),
     }
     trainer = create_trainer(
-        model, train_loader, val_loader, parts[1], device, settings, run, out / CHECKPOINT
+        train_loader, val_loader, parts[1], run, out / CHECKPOINT, **shown, settings=settings
     )
     if resume:
         trainer.resume()
@@ -219,7 +231,7 @@ def main(
     if data_name == SYNTHETIC_INSTRUCTIONS:
         print(SYNTHETIC_INSTRUCTIONS_NOTICE)
     metrics["seconds"] = round(time.perf_counter() - started, 1)
-    save_results(out, model, chosen.config, settings, metrics, progress)
+    save_results(out, model, chosen, settings, metrics, progress)
     (out / CHECKPOINT).unlink(missing_ok=True)  # larger than the model, and no longer needed
     return metrics
 
@@ -238,13 +250,10 @@ def count_shared(train_data: list[dict], test_data: list[dict]) -> int:
     return sum((entry["instruction"], entry["input"]) in seen for entry in test_data)
 
 
-def create_datasets(parts, tokenizer, settings: Settings) -> list[InstructionDataset]:
+def create_datasets(parts, tokenizer, style, settings: Settings) -> list[InstructionDataset]:
     """The data to train and to validate; entries without room for a response are left out."""
     dataset_class = InstructionDatasetWithMasking if settings.mask_prompt else InstructionDataset
-    datasets = [
-        dataset_class(part, tokenizer, settings.prompt_style, settings.max_length)
-        for part in parts[:2]
-    ]
+    datasets = [dataset_class(part, tokenizer, style, settings.max_length) for part in parts[:2]]
     for name, dataset in zip(("training", "validation"), datasets, strict=True):
         if dataset.num_dropped:
             print(
@@ -254,11 +263,11 @@ def create_datasets(parts, tokenizer, settings: Settings) -> list[InstructionDat
     return datasets
 
 
-def create_loaders(datasets, settings: Settings) -> tuple[DataLoader, DataLoader]:
+def create_loaders(datasets, end: int, settings: Settings) -> tuple[DataLoader, DataLoader]:
     collate = custom_collate_with_masking_fn if settings.mask_prompt else custom_collate_fn
     options = {
         "batch_size": settings.batch_size,
-        "collate_fn": partial(collate, allowed_max_length=settings.max_length),
+        "collate_fn": partial(collate, pad_token_id=end, allowed_max_length=settings.max_length),
     }
     return (
         DataLoader(datasets[0], shuffle=True, drop_last=True, **options),
@@ -272,6 +281,7 @@ def evaluate(
     *,
     model,
     tokenizer,
+    style,
     device,
     settings: Settings,
     only_verifiable: bool = False,
@@ -281,10 +291,9 @@ def evaluate(
     The loss is that of the response tokens, whatever the model is trained on, so that all
     experiments can be compared.
     """
-    dataset = InstructionDatasetWithMasking(
-        test_data, tokenizer, settings.prompt_style, settings.max_length
-    )
-    collate = partial(custom_collate_with_masking_fn, allowed_max_length=settings.max_length)
+    dataset = InstructionDatasetWithMasking(test_data, tokenizer, style, settings.max_length)
+    options = {"pad_token_id": end_id(tokenizer, style), "allowed_max_length": settings.max_length}
+    collate = partial(custom_collate_with_masking_fn, **options)
     loader = DataLoader(dataset, batch_size=settings.batch_size, collate_fn=collate)
     asked = [e for e in test_data if answer_check(e)] if only_verifiable else test_data
     responses = generate_responses(
@@ -292,7 +301,7 @@ def evaluate(
         model,
         tokenizer,
         device,
-        settings.prompt_style,
+        style,
         settings.max_new_tokens,
         progress=True,
     )
@@ -309,7 +318,17 @@ def evaluate(
 
 
 def create_trainer(
-    model, train_loader, val_loader, val_data, device, settings: Settings, run: dict, path: Path
+    train_loader,
+    val_loader,
+    val_data,
+    run: dict,
+    path: Path,
+    *,
+    model,
+    tokenizer,
+    style,
+    device,
+    settings: Settings,
 ) -> Trainer:
     """A trainer with the chapter's settings; ``run`` says to which run its checkpoint belongs."""
     optimizer = torch.optim.AdamW(
@@ -317,10 +336,14 @@ def create_trainer(
         lr=settings.learning_rate,
         weight_decay=0.1,
     )
-    tokenizer = get_tokenizer("gpt2")
+    scheduler = None
+    if settings.schedule == "cosine":
+        steps = settings.num_epochs * len(train_loader)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate(step + 1, steps + 1, steps // 10, 0.0, 1.0, 0.0)
+        )
 
     def show_sample() -> None:
-        style = settings.prompt_style
         try:
             responses = generate_responses(val_data[:1], model, tokenizer, device, style, 50)
         except ValueError as error:  # the logits are no numbers any more
@@ -338,6 +361,9 @@ def create_trainer(
         eval_freq=settings.eval_freq,
         eval_iter=5,
         vocabulary=describe_vocabulary(tokenizer),
+        scheduler=scheduler,
+        max_grad_norm=1.0 if scheduler else None,
+        autocast_dtype=getattr(torch, settings.dtype) if settings.dtype != "float32" else None,
         settings=run,
         checkpoint_path=path,
         checkpoint_freq=100,
@@ -351,12 +377,14 @@ def write_json(path: Path, content) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def save_results(out: Path, model, config: dict, settings: Settings, metrics: dict, progress):
+def save_results(
+    out: Path, model, chosen: Pretrained, settings: Settings, metrics: dict, progress
+) -> None:
     about = {"pretrained": metrics["model"], "asset": metrics["asset"]}
     if settings.lora:
         save_lora(model, writable_folder(out / "adapter") / "lora.safetensors")
         merge_lora(model)
-    save_finetuned(out, model, config, settings.prompt_style, **about)
+    save_finetuned(out, model, chosen.config, settings.prompt_style, base=chosen, **about)
     curves = {name: getattr(progress, name) for name in ("train_losses", "val_losses")}
     write_json(out / "metrics.json", metrics | curves)
     tokens = progress.track_tokens_seen
@@ -378,9 +406,9 @@ def compare(settings: Settings, seeds: tuple[int, ...] = (123, 124, 125), **opti
             metrics = main(settings, seed=seed, out=out / f"seed-{seed}", **options)
         rows.append((seed, metrics["before"], metrics["after"], metrics["seconds"]))
     print(
-        f"{metrics['model']} on {metrics['asset']}: {settings.num_epochs} epochs, learning rate "
-        f"{settings.learning_rate}, batches of {settings.batch_size}, prompt style "
-        f"{settings.prompt_style}\n"
+        f"{metrics['model']} on {metrics['asset']}: {metrics['num_epochs']} epochs, learning rate "
+        f"{metrics['learning_rate']}, batches of {metrics['batch_size']}, prompt style "
+        f"{metrics['prompt_style']}\n"
     )
     print("| seed | loss before | loss after | correct before | correct after | seconds |")
     print("|---|---|---|---|---|---|")
@@ -398,14 +426,15 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser.add_argument(
         "--model",
         default=DEFAULT_MODEL,
-        help=f"a size of GPT-2, gpt2-tiny, or a path (default: {DEFAULT_MODEL})",
+        help="a size of GPT-2, gpt2-tiny, smollm2-135m-instruct, or a path "
+        f"(default: {DEFAULT_MODEL})",
     )
     parser.add_argument(
         "--data",
         default="instruction-data",
         help="instruction-data (default), alpaca-52k, or a JSON file of entries",
     )
-    parser.add_argument("--epochs", type=int, default=2, help="passes over the data (default: 2)")
+    parser.add_argument("--epochs", type=int, help="passes over the data (default: 2)")
     parser.add_argument("--learning-rate", type=float, help="(default: by model)")
     parser.add_argument("--batch-size", type=int, default=8, help="entries (default: 8)")
     parser.add_argument(
@@ -414,7 +443,23 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         default=1024,
         help="tokens of an entry; what is longer is cut (default: 1024, or the model's context)",
     )
-    parser.add_argument("--prompt-style", choices=("alpaca", "phi3"), default="alpaca")
+    parser.add_argument(
+        "--prompt-style",
+        choices=("alpaca", "phi3", "chat"),
+        help="(default: the model's chat template if it has one, else alpaca)",
+    )
+    parser.add_argument(
+        "--schedule",
+        choices=("constant", "cosine"),
+        default="constant",
+        help="of the learning rate; cosine has a warmup, and limits gradients to a norm of 1",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="in which matrices are multiplied (default: float32)",
+    )
     parser.add_argument(
         "--mask-prompt", action="store_true", help="learn the responses only (exercise 7.2)"
     )
@@ -447,6 +492,8 @@ if __name__ == "__main__":
         max_length=args.max_length,
         prompt_style=args.prompt_style,
         mask_prompt=args.mask_prompt,
+        schedule=args.schedule,
+        dtype=args.dtype,
         lora=args.lora,
         max_new_tokens=args.max_new_tokens,
     )
