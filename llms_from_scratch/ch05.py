@@ -207,21 +207,23 @@ def plot_losses(
     train_losses,
     val_losses,
     save_to: Iterable[str | Path] = ("loss-plot.pdf",),
+    label: str = "loss",
+    seen: str = "Tokens seen",
 ) -> None:
     """Plot both losses against epochs (below) and tokens (above), and save the figure."""
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
 
     fig, ax = plt.subplots(figsize=(5, 3))
-    ax.plot(epochs_seen, train_losses, label="Training loss")
-    ax.plot(epochs_seen, val_losses, linestyle="-.", label="Validation loss")
-    ax.set(xlabel="Epochs", ylabel="Loss")
+    ax.plot(epochs_seen, train_losses, label=f"Training {label}")
+    ax.plot(epochs_seen, val_losses, linestyle="-.", label=f"Validation {label}")
+    ax.set(xlabel="Epochs", ylabel=label.capitalize())
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.legend(loc="upper right")
+    ax.legend()
 
     tokens_axis = ax.twiny()  # a second x-axis that shares the y-axis
     tokens_axis.plot(tokens_seen, train_losses, alpha=0)  # invisible, aligns the ticks
-    tokens_axis.set_xlabel("Tokens seen")
+    tokens_axis.set_xlabel(seen)
 
     fig.tight_layout()
     for path in save_to:

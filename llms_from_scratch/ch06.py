@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 from llms_from_scratch.ch05 import calc_loss_batch as calc_token_loss_batch
 from llms_from_scratch.ch05 import calc_loss_loader as calc_token_loss_loader
-from llms_from_scratch.ch05 import evaluating, take_batches
+from llms_from_scratch.ch05 import evaluating, plot_losses, take_batches
 from llms_from_scratch.data import SAMPLES, check_file, find_asset, resolve
 from llms_from_scratch.data.archive import read_zip_member
 from llms_from_scratch.data.files import atomic_write, sha256_of
@@ -399,18 +399,8 @@ def plot_values(
 
     It is written to ``{label}-plot.pdf`` if ``save_to`` does not say otherwise (section 6.7).
     """
-    import matplotlib.pyplot as plt
-
-    fig, ax = plt.subplots(figsize=(5, 3), layout="constrained")
-    ax.plot(epochs_seen, train_values, label=f"Training {label}")
-    ax.plot(epochs_seen, val_values, linestyle="-.", label=f"Validation {label}")
-    ax.set(xlabel="Epochs", ylabel=label.capitalize())
-    ax.legend()
-    examples_axis = ax.twiny()
-    examples_axis.plot(examples_seen, train_values, alpha=0)  # invisible, aligns the ticks
-    examples_axis.set_xlabel("Examples seen")
-    for path in [f"{label}-plot.pdf"] if save_to is None else save_to:
-        fig.savefig(path)
+    files = [f"{label}-plot.pdf"] if save_to is None else save_to
+    plot_losses(epochs_seen, examples_seen, train_values, val_values, files, label, "Examples seen")
 
 
 def classify_review(

@@ -132,14 +132,9 @@ class GroupedQueryAttention(SharedAttention):
         scaling = None if query_pre_attn_scalar is None else query_pre_attn_scalar**-0.5
         super().__init__(d_in, num_heads, num_kv_groups, head_dim, dtype, scaling)
         self.scaling = self.head_dim**-0.5 if scaling is None else scaling
-        self.q_norm = RMSNorm(self.head_dim, eps, dtype=dtype) if qk_norm else None
-        self.k_norm = RMSNorm(self.head_dim, eps, dtype=dtype) if qk_norm else None
-
-    def project(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        queries, keys, values = super().project(x)  # (b, heads, n, head_dim)
-        if self.q_norm is not None:
-            queries, keys = self.q_norm(queries), self.k_norm(keys)
-        return queries, keys, values
+        if qk_norm:
+            self.q_norm = RMSNorm(self.head_dim, eps, dtype=dtype)
+            self.k_norm = RMSNorm(self.head_dim, eps, dtype=dtype)
 
 
 class TransformerBlock(nn.Module):

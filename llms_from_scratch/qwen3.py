@@ -166,14 +166,9 @@ class GroupedQueryAttention(SharedAttention):
         eps: float = 1e-6,
     ):
         super().__init__(d_in, num_heads, num_kv_groups, head_dim, dtype)
-        self.q_norm = RMSNorm(self.head_dim, eps, dtype=dtype) if qk_norm else None
-        self.k_norm = RMSNorm(self.head_dim, eps, dtype=dtype) if qk_norm else None
-
-    def project(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        queries, keys, values = super().project(x)  # (b, heads, n, head_dim)
-        if self.q_norm is not None:
-            queries, keys = self.q_norm(queries), self.k_norm(keys)
-        return queries, keys, values
+        if qk_norm:
+            self.q_norm = RMSNorm(self.head_dim, eps, dtype=dtype)
+            self.k_norm = RMSNorm(self.head_dim, eps, dtype=dtype)
 
 
 class TransformerBlock(nn.Module):

@@ -54,6 +54,7 @@ class GroupedQueryAttention(nn.Module):
         for name in self.drawn_in_order:
             setattr(self, name, nn.Linear(d_in, widths[name], bias=False, dtype=dtype))
         self.out_proj = nn.Linear(self.d_out, d_in, bias=False, dtype=dtype)
+        self.q_norm = self.k_norm = None  # of queries and keys, head by head, before they rotate
 
     def forward(
         self,
@@ -78,6 +79,8 @@ class GroupedQueryAttention(nn.Module):
         queries = self.split_heads(apply_layer(self.W_query, x))
         keys = self.split_heads(apply_layer(self.W_key, x))
         values = self.split_heads(apply_layer(self.W_value, x))
+        if self.q_norm is not None:
+            queries, keys = self.q_norm(queries), self.k_norm(keys)
         return queries, keys, values
 
     def split_heads(self, x: torch.Tensor) -> torch.Tensor:
