@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from llms_from_scratch.app.script_tools import writable_folder
+from llms_from_scratch.app.script_tools import pick_device, writable_folder
 from llms_from_scratch.ch06 import (
     ASSET,
     LABELS,
@@ -25,6 +25,7 @@ from llms_from_scratch.ch06 import (
     load_messages,
     random_split,
 )
+from llms_from_scratch.classification.bert import BERT_LAYERS, load_bert, prepare_bert
 from llms_from_scratch.classification.experiment import (
     SPLITS,
     Prepared,
@@ -237,6 +238,26 @@ class Results:
         return json.loads(path.read_text(encoding="utf-8"))
 
 
+def add_baseline(
+    results: Results, texts: Mapping[str, LabelledTexts], data: str, model: str, measured: dict
+) -> None:
+    """Record a model that is not ours: ``measured`` has its probabilities by split, and seconds."""
+    key = f"{model}, {data_hash_of(texts)[:8]}".replace(" ", "-")
+    if key in results:
+        return
+    row = dict.fromkeys(COLUMNS, "") | {"key": key, "model": model, "data": data, "seed": 0}
+    row |= {"test_texts": len(texts["test"]), "trainable_parameters": 0, "max_length": 0}
+    row |= {"seconds": round(measured["seconds"], 2), "frozen_seconds": 0.0}
+    row |= {name: round(measured[name], 6) for name in SPLITS}
+    results.add(row, {})
+
+
+def data_hash_of(texts: Mapping[str, LabelledTexts]) -> str:
+    """A hash of all texts and labels: the same data under any name."""
+    content = json.dumps([[split.texts, split.labels] for split in texts.values()])
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def read_results(path: Path) -> list[dict]:
     """The rows of a table of results; ``ValueError`` if it is another table."""
     df = pd.read_csv(path, keep_default_na=False, dtype={"key": str, "row": str, "options": str})
@@ -260,8 +281,7 @@ def record(
     runs: Iterable[Run], texts: Mapping[str, LabelledTexts], data: str, results: Results, device
 ) -> None:
     """Do the runs that are not in the results yet."""
-    content = json.dumps([[split.texts, split.labels] for split in texts.values()])
-    data_hash = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+    data_hash = data_hash_of(texts)
     for run in runs:
         key = run.settings.key(run.model, run.about, data_hash)
         title = f"{run.model} {run.about} {options_of(run.settings)} seed {run.settings.seed}"
@@ -334,3 +354,50 @@ def mistakes_of(
             mistake["tokens"] = [prepared.decode([token_ids[i]]) for i in best]
         mistakes.append(mistake)
     return mistakes
+
+
+def add_bert_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        default="distilbert",
+        help="distilbert (default), bert, roberta, modernbert-base, modernbert-large, "
+        "deberta-v3-base, minilm, or a folder",
+    )
+    parser.add_argument(
+        "--trainable_layers", default="all", help="all (default), last_block or last_layer"
+    )
+    parser.add_argument(
+        "--use_attention_mask", default="true", help="true (default): padding is not looked at"
+    )
+    parser.add_argument(
+        "--context_length", default="256", help="tokens of a text that are read (default: 256)"
+    )
+
+
+def train_berts(
+    args: argparse.Namespace, read_texts: Callable[[], dict[str, LabelledTexts]], data: str
+) -> None:
+    """The whole of the two scripts with BERT-type models."""
+    if args.use_attention_mask not in ("true", "false"):
+        raise ValueError(
+            f"use_attention_mask must be true or false, got {args.use_attention_mask!r}"
+        )
+    if args.trainable_layers not in BERT_LAYERS:
+        raise ValueError(
+            f"trainable_layers must be one of {BERT_LAYERS}, got {args.trainable_layers!r}"
+        )
+    settings_from(args)
+    device, with_mask = pick_device(args.device), args.use_attention_mask == "true"
+    texts = read_texts()
+
+    def prepare_run(settings: Settings) -> Prepared:
+        torch.manual_seed(settings.seed)
+        model, tokenizer = load_bert(args.model)
+        return prepare_bert(model, tokenizer, texts, settings, device, with_mask)
+
+    about = "" if with_mask else "--use_attention_mask false"
+    runs = [
+        Run(args.model, settings_from(args, seed=seed), prepare_run, "", about)
+        for seed in args.seeds
+    ]
+    record(runs, texts, data, Results(args.out), device)
