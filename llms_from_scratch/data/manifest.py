@@ -149,6 +149,19 @@ ASSETS = {
             sample="instruction-data-synthetic.json",
         ),
         Asset(
+            name="preference-data",
+            file_name="instruction-data-with-preference.json",
+            urls=(
+                f"{BOOK_REPOSITORY}/ch07/04_preference-tuning-with-dpo/"
+                "instruction-data-with-preference.json",
+            ),
+            sha256="305315abf14f65fa42c01a0877572f832606571c2a7d49f152ac1d758b16756e",
+            size=386_968,
+            licence="Apache-2.0",
+            description="1,100 instructions, each with a preferred and a rejected response",
+            sample="preference-data-synthetic.json",
+        ),
+        Asset(
             name="alpaca-52k",
             file_name="alpaca_data.json",
             urls=(
