@@ -1,4 +1,4 @@
-"""Qwen3 for the interfaces of chapter 5: its sizes, its folders, and how it thinks before it answers."""
+"""Qwen3 for the interfaces of chapter 5: its sizes, its folders, and thoughts before answers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -86,8 +86,8 @@ def _load(qwen3_config: Mapping, repo_id: str, local_dir: str | Path):
             download_model(repo_id, local_dir)
         except DownloadError as error:
             raise DownloadError(
-                f"{repo_id} is not in {local_dir} and cannot be downloaded ({error}). Put its files "
-                "there, or give another model: --model smollm2-135m-instruct, or a folder"
+                f"{repo_id} is not in {local_dir} and cannot be downloaded ({error}): put its "
+                "files there, or give another model, --model smollm2-135m-instruct say, or a folder"
             ) from None
     loaded = load_pretrained(local_dir)
     for key in ("emb_dim", "n_layers", "hidden_dim"):
