@@ -16,7 +16,15 @@ from pathlib import Path
 import gradio as gr
 
 from llms_from_scratch.app.script_tools import pick_device, short_errors
-from llms_from_scratch.app.talk import CSS, JS, Message, as_html, without_thoughts
+from llms_from_scratch.app.talk import (
+    CSS,
+    JS,
+    TABLE_CSS,
+    Message,
+    as_html,
+    table_as_html,
+    without_thoughts,
+)
 from llms_from_scratch.generate import Sampling
 from llms_from_scratch.serving.engine import Busy, End, Engine, Job, Token
 from llms_from_scratch.serving.server import listen
@@ -240,17 +248,19 @@ def conversation_page(
 def label_page(title: str, classify: Callable[[str], tuple[str, float]]) -> gr.Blocks:
     """A box for messages, one a line, and a table with the label of each and its probability."""
 
-    def rows(text: str) -> Iterator[list[list[str]]]:
+    titles = ["Message", "Label", "Probability", "Note"]
+
+    def table_of(text: str) -> Iterator[str]:
         lines = [line for line in text.splitlines() if line.strip()]
-        table, drawn = [], time.perf_counter()
+        rows, drawn = [], time.perf_counter()
         for line in lines[:MOST_ROWS]:
-            table.append([line, *_label(line, classify)])
+            rows.append([line, *_label(line, classify)])
             if time.perf_counter() - drawn > 0.5:
-                yield table
+                yield table_as_html(titles, rows)
                 drawn = time.perf_counter()
         if len(lines) > MOST_ROWS:
-            table.append([f"({len(lines) - MOST_ROWS:,} messages more)", "", "", "not read"])
-        yield table
+            rows.append([f"({len(lines) - MOST_ROWS:,} messages more)", "", "", "not read"])
+        yield table_as_html(titles, rows)
 
     with gr.Blocks(title=title, analytics_enabled=False) as page:
         gr.Markdown(f"## {title}")
@@ -262,15 +272,8 @@ def label_page(title: str, classify: Callable[[str], tuple[str, float]]) -> gr.B
             elem_id="message",
         )
         button = gr.Button("Classify", variant="primary")
-        table = gr.Dataframe(
-            headers=["Message", "Label", "Probability", "Note"],
-            datatype="str",
-            column_widths=["55%", "12%", "13%", "20%"],
-            interactive=False,
-            wrap=True,
-            elem_id="labels",
-        )
-        button.click(rows, text, table, concurrency_limit=1)
+        table = gr.HTML(css_template=TABLE_CSS, elem_id="labels")
+        button.click(table_of, text, table, concurrency_limit=1, show_progress="hidden")
     return page
 
 

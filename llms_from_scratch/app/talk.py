@@ -1,4 +1,4 @@
-"""A conversation as HTML in which all that people and models write is text, never markup."""
+"""Conversations and tables as HTML in which what people and models write is text, never markup."""
 
 import html
 import re
@@ -20,6 +20,12 @@ CSS = """
 .message .copy { position: absolute; top: 4px; right: 8px; font-size: 12px; cursor: pointer;
   padding: 0; background: none; color: var(--body-text-color-subdued); }
 .message .copy:hover { text-decoration: underline; }
+"""
+TABLE_CSS = """
+table { width: 100%; border-collapse: collapse; color: var(--body-text-color); }
+th, td { padding: 6px 10px; text-align: left; vertical-align: top;
+  border: 1px solid var(--border-color-primary); }
+td { white-space: pre-wrap; overflow-wrap: anywhere; }
 """
 
 # The page follows the text as it grows, unless one has scrolled up to read; and it copies the text
@@ -66,6 +72,17 @@ def message_as_html(message: Message) -> str:
         f'<span class="name">{NAMES[role]}</span>'
         f'<button class="copy" aria-label="Copy this message">Copy</button>{parts}</article>'
     )
+
+
+def table_as_html(titles: list[str], rows: list[list[str]]) -> str:
+    """A table of texts.
+
+    >>> table_as_html(["a"], [["<b>"]])
+    '<table><tr><th>a</th></tr><tr><td>&lt;b&gt;</td></tr></table>'
+    """
+    head = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
+    body = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows)
+    return f"<table><tr>{head}</tr>" + "".join(f"<tr>{row}</tr>" for row in body) + "</table>"
 
 
 def without_thoughts(text: str) -> str:
