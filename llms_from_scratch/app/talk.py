@@ -13,12 +13,12 @@ CSS = """
 .message { margin: 0 0 10px; padding: 6px 10px; border-radius: 8px; position: relative;
   color: var(--body-text-color); background: var(--background-fill-secondary); }
 .message.user { background: var(--color-accent-soft); margin-left: 15%; }
-.message .name { font-size: 12px; color: var(--body-text-color-subdued); }
+.message .name { font-size: 12px; opacity: 0.75; }
 .message .text { white-space: pre-wrap; overflow-wrap: anywhere; }
-.message details { margin: 4px 0; color: var(--body-text-color-subdued); }
+.message details { margin: 4px 0; opacity: 0.75; }
 .message summary { cursor: pointer; }
 .message .copy { position: absolute; top: 4px; right: 8px; font-size: 12px; cursor: pointer;
-  padding: 0; background: none; color: var(--body-text-color-subdued); }
+  padding: 0; background: none; color: var(--body-text-color); opacity: 0.75; }
 .message .copy:hover { text-decoration: underline; }
 """
 TABLE_CSS = """
