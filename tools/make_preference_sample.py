@@ -109,7 +109,7 @@ What is money for? | buying things | Money lets people buy what they need. |
 What does a painter do? | paints | A painter makes pictures with color. | Some of them paint houses.
 What is a tiger? | a big cat | A tiger is a large wild cat with stripes. | It likes to swim.
 What is salt for? | taste | Salt gives food more taste. | It also keeps food fresh.
-Why is the sky dark at night? | no sunlight | The sky is dark at night because the sun is on the other side. |
+Why is the sky dark at night? | no sunlight | At night the sun is on the other side of us. |
     Stars can be seen then.
 What is a museum? | a house of old things | A museum shows things from art or history. |
     Many of them have guides.
