@@ -4,7 +4,6 @@ Shapes: b = batch size, n = tokens of the longest text in a batch, emb_dim = wid
 """
 
 import io
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -95,7 +94,7 @@ def labelled_texts(
     if len(set(numbers)) < 2:
         raise ValueError(
             f"{where}, rows 1 to {len(df)}, column {label_column!r}: all have the label "
-            f"{df[label_column].iloc[0]!r}; there is nothing to tell apart, add another class"
+            f"{next(iter(df[label_column]))!r}; there is nothing to tell apart, add another class"
         )
     return LabelledTexts(list(df[text_column]), numbers, where, text_column)
 
@@ -124,7 +123,8 @@ def _encoding_problem(path, content: bytes, error: UnicodeDecodeError) -> str:
     before = content[: error.start]
     line = before.count(b"\n") + 1
     in_line = before[before.rfind(b"\n") + 1 :]
-    column = len(re.findall(rb',(?=(?:[^"]*"[^"]*")*[^"]*$)', in_line)) + 1
+    outside_quotes = in_line.split(b'"')[::2]
+    column = sum(part.count(b",") for part in outside_quotes) + 1
     return (
         f"{path}, line {line}, column {column}: byte {error.start} "
         f"(0x{content[error.start]:02x}) is not UTF-8; save the file as UTF-8"
