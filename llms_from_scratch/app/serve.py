@@ -1,7 +1,9 @@
 """``llms-from-scratch serve``: its arguments; nothing heavy is imported before the command runs."""
 
 import argparse
+import os
 
+KEY_VARIABLE = "LLMS_FROM_SCRATCH_API_KEY"
 DEFAULT_PORT = 11434  # Ollama's, so that what was written for it finds this server
 
 
@@ -28,9 +30,7 @@ def add_serve(commands) -> None:
         help="(default: the one it was finetuned with)",
     )
     serve.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
-    serve.add_argument(
-        "--api-key", help="that requests must carry; better in LLMS_FROM_SCRATCH_API_KEY"
-    )
+    serve.add_argument("--api-key", help=f"that requests must carry; better in {KEY_VARIABLE}")
     serve.add_argument(
         "--host-name",
         action="append",
@@ -42,12 +42,36 @@ def add_serve(commands) -> None:
 
 
 def serve_model(args: argparse.Namespace) -> int:
-    """Serve a model until Ctrl-C; see ``serving.server``."""
+    """Load a model, listen, and serve it until Ctrl-C."""
+    for name, value in (
+        ("slots", args.slots),
+        ("queue", args.queue),
+        ("max-new-tokens", args.max_new_tokens),
+    ):
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} must be at least 1, got {value}")
     try:
-        from llms_from_scratch.serving.server import run_serve
+        from llms_from_scratch.serving.server import Server, greeting, listen, make_app, make_engine
     except ImportError as error:
         raise ValueError(
             f"the server needs {error.name}: pip install fastapi uvicorn, "
             'or pip install "llms-from-scratch[serve]"'
         ) from None
-    return run_serve(args)
+    from llms_from_scratch.app.script_tools import pick_device
+    from llms_from_scratch.serving.requests import Service
+    from llms_from_scratch.serving.speaking import load_speaker
+
+    device = pick_device(args.device)
+    key = args.api_key or os.environ.get(KEY_VARIABLE)
+    with listen(args.host, args.port) as listening:  # before the model is loaded: that takes longer
+        speaker = load_speaker(args.model, args.prompt_style, device)
+        engine = make_engine(speaker, args.slots, args.queue)
+        service = Service(speaker, engine, args.alias, args.max_new_tokens)
+        app = make_app(service, host_names=(args.host, *args.host_name), api_key=key)
+        print(greeting(service, args.host, listening.getsockname()[1], key), flush=True)
+        engine.start()
+        try:
+            Server(app, engine, log_level="warning").run(sockets=[listening])
+        finally:
+            engine.stop()
+    return 0

@@ -1,8 +1,6 @@
-"""``llms-from-scratch serve``: a model on this machine that other programs talk to."""
+"""A server on this machine that other programs talk to; ``llms-from-scratch serve`` runs it."""
 
-import argparse
 import ipaddress
-import os
 import socket
 
 import uvicorn
@@ -10,16 +8,14 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from llms_from_scratch.app.script_tools import pick_device
 from llms_from_scratch.serving.access import Access, BodyTooLong, error_response
 from llms_from_scratch.serving.engine import Busy, Engine
 from llms_from_scratch.serving.labels import LabelEngine
 from llms_from_scratch.serving.ollama import ollama_router
 from llms_from_scratch.serving.openai import openai_router
 from llms_from_scratch.serving.requests import ApiError, Service
-from llms_from_scratch.serving.speaking import Speaker, load_speaker
+from llms_from_scratch.serving.speaking import Speaker
 
-KEY_VARIABLE = "LLMS_FROM_SCRATCH_API_KEY"
 MAX_BODY_BYTES = 2_000_000
 RETRY_SECONDS = 2
 STOP_SECONDS = 5  # for answers that are on their way when the server is stopped
@@ -90,30 +86,6 @@ class Server(uvicorn.Server):
         self.engine.ask_to_stop()
 
 
-def run_serve(args: argparse.Namespace) -> int:
-    """The command: load a model, listen, and serve it until Ctrl-C."""
-    for name, value in (("slots", args.slots), ("queue", args.queue)):
-        if value < 1:
-            raise ValueError(f"--{name} must be at least 1, got {value}")
-    if args.max_new_tokens is not None and args.max_new_tokens < 1:
-        raise ValueError(f"--max-new-tokens must be at least 1, got {args.max_new_tokens}")
-    device = pick_device(args.device)
-    listening = listen(args.host, args.port)  # before the model is loaded, which takes longer
-    with listening:
-        speaker = load_speaker(args.model, args.prompt_style, device)
-        engine = make_engine(speaker, args.slots, args.queue)
-        service = Service(speaker, engine, args.alias, args.max_new_tokens)
-        key = args.api_key or os.environ.get(KEY_VARIABLE)
-        app = make_app(service, host_names=(args.host, *args.host_name), api_key=key)
-        print(greeting(service, args.host, listening.getsockname()[1], key), flush=True)
-        engine.start()
-        try:
-            Server(app, engine, log_level="warning").run(sockets=[listening])
-        finally:
-            engine.stop()
-    return 0
-
-
 def make_engine(speaker: Speaker, slots: int = 16, queue_size: int = 64) -> Engine | LabelEngine:
     """What answers for a model: a classifier, or one that writes."""
     if speaker.num_classes:
@@ -155,7 +127,7 @@ def greeting(service: Service, host: str, port: int, api_key: str | None) -> str
     if not is_loopback(host):
         lines.append(
             f"WARNING: {host} can be reached from other machines"
-            + ("" if api_key else f", without a key (set --api-key or {KEY_VARIABLE})")
+            + ("" if api_key else ", without a key (set --api-key or LLMS_FROM_SCRATCH_API_KEY)")
             + ". Nothing is encrypted."
         )
     return "\n".join([*lines, "Ctrl-C ends it."])
