@@ -21,6 +21,7 @@ from llms_from_scratch.weights.gpt2 import (
     load_weights_into_gpt,
 )
 from llms_from_scratch.weights.pretrained import (
+    bundled_in_openai_layout,
     choose_pretrained,
     download_and_load_gpt2,
     load_pretrained,
@@ -32,6 +33,7 @@ __all__ = [
     "calc_loss_batch",
     "calc_loss_loader",
     "choose_pretrained",
+    "bundled_in_openai_layout",
     "download_and_load_gpt2",
     "evaluate_model",
     "evaluating",

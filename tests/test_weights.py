@@ -17,6 +17,7 @@ from llms_from_scratch.app.cli import main as cli
 from llms_from_scratch.ch04 import BASE_CONFIG, GPTModel, GPTModelFast
 from llms_from_scratch.ch05 import (
     assign,
+    bundled_in_openai_layout,
     choose_pretrained,
     download_and_load_gpt2,
     load_gpt2_params_from_tf_ckpt,
@@ -32,6 +33,7 @@ from llms_from_scratch.weights.gpt2 import (
     load_gpt2,
 )
 from llms_from_scratch.weights.hub import from_hub_folder
+from llms_from_scratch.weights.pretrained import config_from_openai
 from llms_from_scratch.weights.sources import from_dict
 from llms_from_scratch.weights.tf_bundle import TFCheckpoint
 
@@ -167,6 +169,39 @@ def test_params_of_the_book_give_the_same_model_as_the_direct_way():
     load_weights_into_gpt(model, params)
     direct = load_pretrained(TF_FIXTURE).model
     assert_unchanged(model, state(direct))
+
+
+def test_the_bundled_model_in_openais_layout_is_the_bundled_model():
+    settings, params = bundled_in_openai_layout()
+    direct = load_pretrained("gpt2-tiny")
+    model = GPTModel(direct.config)
+    load_weights_into_gpt(model, params)
+    assert_unchanged(model, state(direct.model))
+    assert config_from_openai(settings) | {"drop_rate": 0.0} == direct.config | {"drop_rate": 0.0}
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"emb_dim": 96, "n_layers": 6}, "'wte.weight' has shape"),
+        ({"n_layers": 5}, "h.5."),
+        ({"n_layers": 7}, "'h.6.*is missing"),
+        ({"qkv_bias": False}, "set qkv_bias=True"),
+    ],
+)
+def test_params_that_do_not_fit_are_named_and_nothing_is_copied(change, said):
+    settings, params = bundled_in_openai_layout()
+    model = GPTModel(load_pretrained("gpt2-tiny").config | change)
+    before = state(model)
+    with pytest.raises(ValueError, match=said):
+        load_weights_into_gpt(model, params)
+    assert_unchanged(model, before)
+
+
+def test_params_for_a_model_of_another_kind_are_refused():
+    _, params = bundled_in_openai_layout()
+    with pytest.raises(ValueError, match="GPTModelFast is no GPTModel"):
+        load_weights_into_gpt(GPTModelFast(load_pretrained("gpt2-tiny").config), params)
 
 
 def test_tensorflow_itself_reads_the_same_numbers():
@@ -392,6 +427,7 @@ import os, sys, torch
 from llms_from_scratch.ch04 import GPTModelFast
 from llms_from_scratch.weights.gpt2 import config_from_hub, load_gpt2
 from llms_from_scratch.weights.hub import from_hub_folder
+from llms_from_scratch.weights.pretrained import config_from_openai
 folder = sys.argv[1]
 model = GPTModelFast(config_from_hub(folder))
 before = peak()

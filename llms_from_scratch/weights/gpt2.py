@@ -16,7 +16,7 @@ import torch
 import torch.nn as nn
 from safetensors.torch import save_file
 
-from llms_from_scratch.ch04 import BASE_CONFIG, check_config
+from llms_from_scratch.ch04 import BASE_CONFIG, GPTModel, check_config
 from llms_from_scratch.data.files import atomic_write
 from llms_from_scratch.tokenizer import encoder_json, vocab_bpe
 from llms_from_scratch.weights.hub import read_json
@@ -122,6 +122,12 @@ def load_gpt2(model: nn.Module, source: TensorSource) -> None:
     """
     source = source.renamed(lambda name: name.removeprefix("transformer."))
     parameters = dict(model.named_parameters(remove_duplicate=False))
+    for step in _checked_steps(parameters, model, source):
+        assign(parameters[step.ours], step.apply(source.read(step.theirs)))
+
+
+def _checked_steps(parameters: dict, model: nn.Module, source: TensorSource) -> list[Step]:
+    """What is to be copied where; ``ValueError`` if anything does not fit."""
     if "tok_emb.weight" in source.shapes:
         steps = [Step(name, name, "same") for name in parameters]
     else:
@@ -129,8 +135,7 @@ def load_gpt2(model: nn.Module, source: TensorSource) -> None:
     _check_steps(steps, parameters, source)
     has_qkv_bias = any(step.theirs.endswith("c_attn.bias") for step in steps)
     _check_nothing_left({step.theirs for step in steps}, source, has_qkv_bias)
-    for step in steps:
-        assign(parameters[step.ours], step.apply(source.read(step.theirs)))
+    return steps
 
 
 def _own_output_layer(step: Step, source: TensorSource) -> Step:
@@ -215,15 +220,51 @@ def load_gpt2_params_from_tf_ckpt(ckpt_path: str | Path, settings: dict) -> dict
     return params
 
 
-def load_weights_into_gpt(gpt: nn.Module, params: dict) -> None:
-    """Copy the nested dictionary of ``load_gpt2_params_from_tf_ckpt`` into our model."""
+def load_weights_into_gpt(gpt: GPTModel, params: dict) -> None:
+    """Copy the dictionary of ``load_gpt2_params_from_tf_ckpt`` into our model (section 5.5).
+
+    What does not fit is a ``ValueError`` that names it, and the model stays as it was.
+    """
+    check_params(gpt, params)  # all names and shapes, before the first number is copied
+    assign(gpt.tok_emb.weight, params["wte"])
+    assign(gpt.pos_emb.weight, params["wpe"])
+    for block, theirs in zip(gpt.trf_blocks, params["blocks"], strict=True):
+        att, c_attn = block.att, theirs["attn"]["c_attn"]
+        parts = [np.split(c_attn[key], 3, axis=-1) for key in ("w", "b")]
+        for layer, w, b in zip((att.W_query, att.W_key, att.W_value), *parts, strict=True):
+            assign(layer.weight, w.T)  # (inputs, outputs) -> (outputs, inputs)
+            assign(layer.bias, b)
+        for layer, part in (
+            (att.out_proj, theirs["attn"]["c_proj"]),
+            (block.ff.layers[0], theirs["mlp"]["c_fc"]),
+            (block.ff.layers[2], theirs["mlp"]["c_proj"]),
+        ):
+            assign(layer.weight, part["w"].T)
+            assign(layer.bias, part["b"])
+        for norm, part in ((block.norm1, theirs["ln_1"]), (block.norm2, theirs["ln_2"])):
+            assign(norm.scale, part["g"])
+            assign(norm.shift, part["b"])
+    assign(gpt.final_norm.scale, params["g"])
+    assign(gpt.final_norm.shift, params["b"])
+    assign(gpt.out_head.weight, params["wte"])  # GPT-2's output layer is its token embedding
+
+
+def check_params(gpt: GPTModel, params: dict) -> None:
+    """Raise ``ValueError`` unless each tensor has a place in the model, and each place a tensor."""
+    if not isinstance(gpt, GPTModel) or isinstance(gpt.final_norm, nn.LayerNorm):
+        raise ValueError(
+            f"{type(gpt).__name__} is no GPTModel of chapter 4: use load_pretrained(path, class)"
+        )
+    if gpt.trf_blocks[0].att.W_query.bias is None:
+        raise ValueError("GPT-2 has biases of query, key and value: set qkv_bias=True")
     flat = {"wte.weight": params["wte"], "wpe.weight": params["wpe"]}
     flat |= {"ln_f.weight": params["g"], "ln_f.bias": params["b"]}
     for i, block in enumerate(params["blocks"]):
         for name, value in _leaves(block):
             flat[_hub_name(f"model/h{i}/{name}")] = value
     tensors = {name: torch.as_tensor(value) for name, value in flat.items()}
-    load_gpt2(gpt, from_dict(tensors, "params"))
+    parameters = dict(gpt.named_parameters(remove_duplicate=False))
+    _checked_steps(parameters, gpt, from_dict(tensors, "params"))
 
 
 def _leaves(tree: dict, prefix: str = ""):

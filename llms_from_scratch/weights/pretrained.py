@@ -337,6 +337,29 @@ def download_and_load_gpt2(model_size: str, models_dir: str | Path) -> tuple[dic
     return settings, load_gpt2_params_from_tf_ckpt(folder / "model.ckpt", settings)
 
 
+def bundled_in_openai_layout() -> tuple[dict, dict]:
+    """``gpt2-tiny`` as what ``download_and_load_gpt2`` returns: settings, and nested arrays."""
+    config = read_json(BUNDLED / "config.json")
+    theirs = {"n_ctx": "n_positions", "n_vocab": "vocab_size"}
+    names = ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer")
+    settings = {name: config[theirs.get(name, name)] for name in names}
+    params: dict = {"blocks": [{} for _ in range(settings["n_layer"])]}
+    source = from_safetensors(BUNDLED / "model.safetensors")
+    for name in source.shapes:
+        *path, leaf = name.removeprefix("transformer.").split(".")
+        target = params
+        if path[0] == "h":  # h.0.attn.c_attn.weight: a tensor of block 0
+            target, path = params["blocks"][int(path[1])], path[2:]
+        if path[0] in ("wte", "wpe"):
+            path, short = [], path[0]
+        else:
+            short = "b" if leaf == "bias" else "g" if path[-1].startswith("ln") else "w"
+        for key in path if path != ["ln_f"] else []:
+            target = target.setdefault(key, {})
+        target[short] = source.read(name).numpy()
+    return settings, params
+
+
 def config_from_openai(settings: dict) -> dict:
     """Our configuration of a model with OpenAI's ``hparams.json``."""
     names = {
