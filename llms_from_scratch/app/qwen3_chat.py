@@ -5,21 +5,28 @@ from pathlib import Path
 
 import torch
 
-from llms_from_scratch import qwen3
 from llms_from_scratch.app.script_tools import pick_device
 from llms_from_scratch.data import DownloadError, cache_dir
+from llms_from_scratch.qwen3 import (
+    QWEN3_CONFIG_1_7B,
+    QWEN3_CONFIG_4B,
+    QWEN3_CONFIG_8B,
+    QWEN3_CONFIG_14B,
+    QWEN3_CONFIG_32B,
+    QWEN_CONFIG_06_B,
+)
 from llms_from_scratch.serving.speaking import Speaker, load_speaker
 from llms_from_scratch.weights.chat_formats import QwenFormat
 from llms_from_scratch.weights.hub import download_model
 from llms_from_scratch.weights.pretrained import load_pretrained
 
 CONFIGS = {
-    "0.6B": qwen3.QWEN_CONFIG_06_B,
-    "1.7B": qwen3.QWEN3_CONFIG_1_7B,
-    "4B": qwen3.QWEN3_CONFIG_4B,
-    "8B": qwen3.QWEN3_CONFIG_8B,
-    "14B": qwen3.QWEN3_CONFIG_14B,
-    "32B": qwen3.QWEN3_CONFIG_32B,
+    "0.6B": QWEN_CONFIG_06_B,
+    "1.7B": QWEN3_CONFIG_1_7B,
+    "4B": QWEN3_CONFIG_4B,
+    "8B": QWEN3_CONFIG_8B,
+    "14B": QWEN3_CONFIG_14B,
+    "32B": QWEN3_CONFIG_32B,
 }
 
 
