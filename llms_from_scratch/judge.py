@@ -1,24 +1,39 @@
 """Chapter 7: how good is an answer? Two judges, a program with rules and a language model.
 
 The rules work everywhere, but only for questions with a definite answer. The language model judges
-any answer; it runs on a server that speaks Ollama's protocol or OpenAI's.
+any answer; ``llm_client`` asks it on a server that speaks Ollama's protocol or OpenAI's.
 """
 
-import json
 import re
-import threading
-import time
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
 
-import requests
+from llms_from_scratch.llm_client import (
+    OLLAMA_URL,
+    OPENAI_URL,
+    JudgeError,
+    JudgeUnavailableError,
+    query_model,
+    query_openai,
+)
 
-OLLAMA_URL = "http://localhost:11434/api/chat"
-OPENAI_URL = "http://localhost:8000/v1/chat/completions"
-CONNECT_SECONDS = 10.0  # until a server must accept the connection
-REPEATABLE = {"seed": 123, "temperature": 0}  # the same question gets the same answer
-TEMPORARY = {408, 425, 429, 500, 502, 503, 504}  # HTTP statuses that a second try may mend
+__all__ = [
+    "OLLAMA_URL",
+    "OPENAI_URL",
+    "JudgeError",
+    "JudgeUnavailableError",
+    "answer_check",
+    "check_if_running",
+    "contains_phrase",
+    "is_correct",
+    "normalize",
+    "parse_score",
+    "query_model",
+    "query_openai",
+    "rouge_l",
+    "score_verifiable",
+    "token_f1",
+]
 
 # --- A program with rules
 
@@ -173,15 +188,7 @@ def rouge_l(response: str, reference: str) -> float:
     return rouge_scorer.RougeScorer(["rougeL"]).score(reference, response)["rougeL"].fmeasure
 
 
-# --- A language model on a server
-
-
-class JudgeError(RuntimeError):
-    """The server gave no usable answer to one question; another one may go better."""
-
-
-class JudgeUnavailableError(JudgeError):
-    """There is no server, or it does not have the model: no question will be answered."""
+# --- A language model, through ``llm_client``
 
 
 def check_if_running(process_name: str) -> bool:
@@ -195,187 +202,6 @@ def check_if_running(process_name: str) -> bool:
         raise ImportError("check_if_running needs psutil: pip install psutil") from None
     names = (process.info["name"] or "" for process in psutil.process_iter(["name"]))
     return any(process_name in name for name in names)
-
-
-def query_model(
-    prompt: str,
-    model: str = "llama3",
-    url: str = OLLAMA_URL,
-    timeout: float = 300.0,
-    retries: int = 2,
-    pause: float = 1.0,
-) -> str:
-    """Ask a model of an Ollama server, and return its whole answer (section 7.8).
-
-    ``timeout`` is for one answer, in seconds; the first takes longer, since the server loads the
-    model. After an error that may pass, the question is asked up to ``retries`` times more, first
-    after ``pause`` seconds, then after twice as many. Raises ``JudgeUnavailableError`` if there is
-    no server or no such model (the message says what to do), and ``JudgeError`` otherwise.
-    """
-    request = {
-        "model": model,
-        "messages": [{"role": "user", "content": prompt}],
-        "options": REPEATABLE | {"num_ctx": 2048},  # seed and temperature count only in here
-    }
-    no_server = (
-        f"no Ollama server answers at {url}: start the Ollama app or run `ollama serve`, then "
-        f"`ollama pull {model}`"
-    )
-    no_model = f"the server has no model {model!r}: run `ollama pull {model}`, or name another one"
-    return _ask(url, request, {}, _read_stream, no_server, no_model, timeout, retries, pause)
-
-
-def query_openai(
-    prompt: str,
-    model: str,
-    url: str = OPENAI_URL,
-    api_key: str | None = None,
-    timeout: float = 300.0,
-    retries: int = 2,
-    pause: float = 1.0,
-) -> str:
-    """Ask a model of a server that speaks OpenAI's protocol; otherwise like ``query_model``."""
-    request = {
-        "model": model,
-        "messages": [{"role": "user", "content": prompt}],
-        **REPEATABLE,
-    }
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    no_server = f"no server answers at {url}: start one, or give the right URL"
-    no_model = f"the server has no model {model!r}, or it speaks another protocol at {url}"
-    return _ask(url, request, headers, _read_choice, no_server, no_model, timeout, retries, pause)
-
-
-def _ask(
-    url: str,
-    request: dict,
-    headers: dict,
-    read: Callable[[requests.Response, float], str],
-    no_server: str,
-    no_model: str,
-    timeout: float,
-    retries: int,
-    pause: float,
-) -> str:
-    """Send one question, several times if need be; ``read`` takes the answer's text."""
-    for attempt in range(retries + 1):
-        if attempt:
-            time.sleep(pause * 2 ** (attempt - 1))
-        try:
-            status, text = _within(timeout, lambda: _post(url, request, headers, read, timeout))
-            if status == 200:
-                return text
-            if status == 404:
-                raise JudgeUnavailableError(f"{no_model} (HTTP status 404)")
-            if status in (401, 403):
-                raise JudgeUnavailableError(f"{url} refuses the API key (HTTP status {status})")
-            failure = f"HTTP status {status}: {text[:200]}"
-            if status not in TEMPORARY:
-                break
-        except JudgeUnavailableError:
-            raise
-        except JudgeError as error:
-            failure = str(error)
-        except (requests.RequestException, TimeoutError) as error:
-            if "NewConnectionError" in repr(error) or isinstance(error, requests.ConnectTimeout):
-                raise JudgeUnavailableError(no_server) from None  # there was no connection at all
-            if isinstance(error, ValueError) and not isinstance(error, requests.ConnectionError):
-                raise JudgeUnavailableError(f"{url} is no usable URL: {error}") from None
-            in_time = not isinstance(error, TimeoutError | requests.Timeout)
-            in_time = in_time and "timed out" not in str(error)
-            failure = "the answer was cut" if in_time else f"no whole answer in {timeout:g} seconds"
-    raise JudgeError(f"{url}: {failure}")
-
-
-def _post(
-    url: str,
-    request: dict,
-    headers: dict,
-    read: Callable[[requests.Response, float], str],
-    timeout: float,
-) -> tuple[int, str]:
-    """The HTTP status, and the answer's text or what an error's page says."""
-    deadline = time.monotonic() + timeout
-    timeouts = (min(CONNECT_SECONDS, timeout), timeout)
-    with requests.post(
-        url, json=request, headers=headers, stream=True, timeout=timeouts
-    ) as response:
-        if response.status_code == 200:
-            return 200, read(response, deadline)
-        return response.status_code, response.text
-
-
-def _within(seconds: float, work: Callable[[], tuple[int, str]]) -> tuple[int, str]:
-    """What ``work`` returns or raises, or a ``TimeoutError`` after so many seconds.
-
-    A socket's own limit begins anew with each byte, so a server that sends one now and then, even
-    of its headers, can take any time. Hence the work is done in a thread, which is left behind.
-    """
-    results: list[tuple[int, str]] = []
-    errors: list[Exception] = []
-
-    def run() -> None:
-        try:
-            results.append(work())
-        except Exception as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    deadline = time.monotonic() + seconds
-    thread.start()
-    while thread.is_alive() and (rest := deadline - time.monotonic()) > 0:
-        thread.join(min(rest, 0.2))  # on Windows, Ctrl-C waits for the end of a join
-    if errors:
-        raise errors[0]
-    if not results:
-        raise TimeoutError
-    return results[0]
-
-
-def _read_stream(response: requests.Response, deadline: float) -> str:
-    """The text of Ollama's stream: one JSON object a line, the last of them with ``done``."""
-    parts = []
-    for line in response.iter_lines():
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        if not line:
-            continue
-        piece = _parse_object(line)
-        if "error" in piece:
-            raise JudgeError(f"the server reports: {piece['error']}")
-        parts.append(_text_in(piece.get("message")))
-        if piece.get("done"):
-            return "".join(parts)
-    raise JudgeError("the answer was cut")
-
-
-def _read_choice(response: requests.Response, deadline: float) -> str:
-    content = bytearray()
-    for chunk in response.iter_content(1 << 12):
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        content += chunk
-    choices = _parse_object(bytes(content)).get("choices")
-    first = choices[0] if isinstance(choices, list) and choices else None
-    return _text_in(first.get("message") if isinstance(first, dict) else None)
-
-
-def _parse_object(content: bytes) -> dict:
-    try:
-        parsed = json.loads(content)
-    except ValueError:
-        parsed = None
-    if not isinstance(parsed, dict):
-        start = content[:40].decode("utf-8", errors="replace")
-        raise JudgeError(f"got something else than JSON objects: {start!r}")
-    return parsed
-
-
-def _text_in(message) -> str:
-    text = message.get("content") if isinstance(message, dict) else None
-    if not isinstance(text, str):
-        raise JudgeError("the answer has no message with content")
-    return text
 
 
 OF_100 = (

@@ -440,7 +440,7 @@ def test_what_goes_wrong_is_an_error_with_the_reason_and_is_tried_again(server, 
 
 def test_retries_end_and_their_pauses_double(server, monkeypatch):
     slept = []
-    monkeypatch.setattr("llms_from_scratch.judge.time.sleep", slept.append)
+    monkeypatch.setattr("llms_from_scratch.llm_client.time.sleep", slept.append)
     server.script = lambda i, request: ("status", 500)
     with pytest.raises(JudgeError, match="HTTP status 500"):
         asker(server, retries=3, pause=1.5)("?")

@@ -10,6 +10,7 @@ ROOMS_WITH_OPTIONS = (
     "llms_from_scratch.app",
     "llms_from_scratch.data",
     "llms_from_scratch.judge",
+    "llms_from_scratch.llm_client",
     "llms_from_scratch.training",
 )
 
