@@ -222,9 +222,10 @@ class Results:
         return any(row["key"] == key for row in self.rows)
 
     def add(self, row: dict, details: dict) -> None:
-        (self.folder / "details").mkdir(exist_ok=True)
-        with atomic_write(self.folder / "details" / f"{row['key']}.json") as temporary:
-            temporary.write_text(json.dumps(details) + "\n", encoding="utf-8")
+        if details:
+            (self.folder / "details").mkdir(exist_ok=True)
+            with atomic_write(self.folder / "details" / f"{row['key']}.json") as temporary:
+                temporary.write_text(json.dumps(details) + "\n", encoding="utf-8")
         self.rows.append(row)
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
