@@ -128,7 +128,7 @@ def add_gpt_options(parser: argparse.ArgumentParser, context_length: str) -> Non
 
 def settings_from(args: argparse.Namespace, **others) -> Settings:
     """The settings that the options of a script say."""
-    names = {field.name for field in fields(Settings)}
+    names = {option.name for option in fields(Settings)}
     given = {name: value for name, value in vars(args).items() if name in names}
     return Settings(**given | others)
 
@@ -140,11 +140,11 @@ def options_of(settings: Settings) -> str:
     '--trainable_layers lora --no_padding --batch_size 1'
     """
     words = []
-    for field in fields(Settings):
-        value = getattr(settings, field.name)
-        if value == field.default or field.name in ("seed", "cache_frozen", "by_length"):
+    for option in fields(Settings):
+        value = getattr(settings, option.name)
+        if value == option.default or option.name in ("seed", "cache_frozen", "by_length"):
             continue
-        words.append(f"--{field.name}" if value is True else f"--{field.name} {value}")
+        words.append(f"--{option.name}" if value is True else f"--{option.name} {value}")
     return " ".join(words)
 
 

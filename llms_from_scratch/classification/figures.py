@@ -8,7 +8,8 @@ from statistics import mean, stdev
 from llms_from_scratch.classification.explain import calibration, calibration_error
 from llms_from_scratch.data.files import atomic_write
 
-BEGIN, END = "<!-- results -->", "<!-- end of results -->"
+BEGIN = "<!-- results -->"
+END = "<!-- end of results -->"
 # Student's t for 95 %, two-sided, by degrees of freedom; the normal distribution beyond
 STUDENT = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444")
