@@ -86,8 +86,8 @@ class Settings:
     """How to train; the defaults suit SmolLM2 and the bundled pairs."""
 
     num_epochs: int = 1
-    learning_rate: float = 2e-4
-    batch_size: int = 4
+    learning_rate: float = 5e-5
+    batch_size: int = 8
     beta: float = 0.1
     loss: str = "dpo"  # or "ipo"
     reduction: str = "sum"  # of the log-probabilities; the book has "mean"
@@ -95,7 +95,7 @@ class Settings:
     lora: bool = True
     dtype: str = "bfloat16"  # of the products of matrices
     max_length: int = 256  # tokens of prompt and answer
-    eval_freq: int = 10  # updates between two evaluations
+    eval_freq: int = 5  # updates between two evaluations
 
     def check(self) -> None:
         """Refuse what cannot work, before anything is loaded."""
@@ -361,7 +361,7 @@ def create_trainer(run: Run, loaders, identity: dict, path: Path) -> Trainer:
         run.device,
         num_epochs=settings.num_epochs,
         eval_freq=settings.eval_freq,
-        eval_iter=5,
+        eval_iter=2,
         max_grad_norm=1.0,
         autocast_dtype=torch.bfloat16 if settings.dtype == "bfloat16" else None,
         vocabulary=describe_vocabulary(run.tokenizer),
@@ -481,8 +481,8 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         help="rules (default): the bundled pairs; preference-data: the book's; or a JSON file",
     )
     parser.add_argument("--epochs", type=int, default=1, help="passes over the data (default: 1)")
-    parser.add_argument("--learning-rate", type=float, default=2e-4, help="(default: 2e-4)")
-    parser.add_argument("--batch-size", type=int, default=4, help="pairs (default: 4)")
+    parser.add_argument("--learning-rate", type=float, default=5e-5, help="(default: 5e-5)")
+    parser.add_argument("--batch-size", type=int, default=8, help="pairs (default: 8)")
     parser.add_argument(
         "--beta", type=float, default=0.1, help="larger: closer to the reference (default: 0.1)"
     )
