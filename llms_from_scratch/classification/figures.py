@@ -8,8 +8,8 @@ from statistics import mean, stdev
 from llms_from_scratch.classification.explain import calibration, calibration_error
 from llms_from_scratch.data.files import atomic_write
 
-BEGIN = "<!-- results -->"
-END = "<!-- end of results -->"
+RESULTS_BEGIN = "<!-- results -->"
+RESULTS_END = "<!-- end of results -->"
 # Student's t for 95 %, two-sided, by degrees of freedom; the normal distribution beyond
 STUDENT = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444")
@@ -89,11 +89,17 @@ def common_options(rows: Sequence[dict]) -> list[str]:
     return [option for option in trained[0] if all(option in o for o in trained)] if trained else []
 
 
+SHORT = {"trainable_layers ": "", "trainable_token_pos ": "token ", "learning_rate ": "lr "}
+
+
 def label_of(row: dict, common: Sequence[str] = ()) -> str:
     """A run's number in the table, its model, and what is special about it."""
+    own = ", ".join(option.removeprefix("--") for option in options_in(row) if option not in common)
+    for long, short in SHORT.items():
+        own = own.replace(long, short)
+    model = row["model"].split(" (")[0].split(",")[0].removesuffix("-instruct")
     title = f"{row['row']}: " if row["row"] else ""
-    own = [option.removeprefix("--") for option in options_in(row) if option not in common]
-    return f"{title}{row['model'].split(' (')[0]} {', '.join(own)}".strip()[:64]
+    return f"{title}{model}{' ' if own else ''}{own}"[:72]
 
 
 def write_report(results) -> None:
@@ -116,7 +122,7 @@ def write_report(results) -> None:
     text = table_of(results.rows)
     print(text)
     mistakes = table_of_mistakes(results)
-    replace_between(results.folder / "README.md", BEGIN, END, text)
+    replace_between(results.folder / "README.md", RESULTS_BEGIN, RESULTS_END, text)
     replace_between(
         results.folder / "README.md", "<!-- mistakes -->", "<!-- end of mistakes -->", mistakes
     )
@@ -164,7 +170,7 @@ def plot_accuracies(rows: Sequence[dict], path: Path) -> None:
         ax.plot(values, [height] * len(values), "o", color=COLORS[0], markersize=4, alpha=0.8)
         ax.plot(mean(values), height, "|", color="black", markersize=12, markeredgewidth=2)
     ax.set_yticks(range(len(groups)), [label_of(g[0], common) for g in groups], fontsize=8)
-    ax.set_xlabel("test accuracy, % (dots: seeds; line: mean; band: 95 % interval of the test set)")
+    ax.set_xlabel("test accuracy, %; dots: seeds, line: mean, band: 95 % of test sets")
     _save(fig, path)
 
 
@@ -178,10 +184,19 @@ def plot_cost(rows: Sequence[dict], path: Path) -> None:
         seconds = max(0.05, mean(cost_of(row) for row in group))
         value = 100 * mean(row["test"] for row in group)
         ax.plot(seconds, value, "o", color=color)
-        name = group[0]["row"] or " ".join(label_of(group[0], common).split()[1:])[:28]
-        ax.annotate(name, (seconds, value), xytext=(4, 3), textcoords="offset points", fontsize=8)
+        name = group[0]["row"] or label_of(group[0], common)
+        at_right = seconds > 10  # where there is no room to the right of the point
+        ax.annotate(
+            name,
+            (seconds, value),
+            xytext=(-6 if at_right else 6, -3),
+            textcoords="offset points",
+            ha="right" if at_right else "left",
+            fontsize=7,
+        )
     for model, color in zip(models, COLORS * 5, strict=False):
         ax.plot([], [], "o", color=color, label=model.split(" (")[0])
+    ax.margins(y=0.15)
     ax.set(xscale="log", xlabel="seconds for training and measuring", ylabel="test accuracy, %")
     ax.legend(fontsize=8)
     _save(fig, path)
@@ -235,12 +250,22 @@ def plot_calibration(results, path: Path) -> None:
             for probabilities, label in pairs:
                 confidences.append(max(probabilities))
                 correct.append(probabilities.index(max(probabilities)) == label)
-        bins = calibration(confidences, correct)
-        name = f"{label_of(first, common)[:40]}, error {100 * calibration_error(bins):.1f}"
+        bins = calibration(confidences, correct, num_bins=8)
+        name = f"{label_of(first, common)[:44]}, error {100 * calibration_error(bins):.1f}"
         x, y = [100 * b[0] for b in bins], [100 * b[1] for b in bins]
-        ax.plot(x, y, color=color, linewidth=1, label=name)
-        ax.scatter(x, y, [8 + 2 * math.sqrt(b[2]) for b in bins], color=color)
-    ax.set(xlabel="confidence of the answer, %", ylabel="right answers, %")
+        sizes = [10 + 60 * b[2] / len(correct) for b in bins]
+        ax.scatter(x, y, sizes, color=color, alpha=0.7, label=name)
+        for xi, yi, (_, _, count) in zip(x, y, bins, strict=True):
+            offset = (4, 3) if color == COLORS[0] else (4, -9)
+            ax.annotate(
+                str(count),
+                (xi, yi),
+                xytext=offset,
+                textcoords="offset points",
+                fontsize=7,
+                color=color,
+            )
+    ax.set(xlabel="confidence of the answer, %", ylabel="right answers, % (numbers: texts)")
     ax.legend(fontsize=7)
     _save(fig, path)
 

@@ -36,9 +36,7 @@ class LinearWithLoRAMerged(LinearWithLoRA):
         return nn.functional.linear(x, self.linear.weight + change.T, self.linear.bias)
 
 
-def replace_linear_with_lora(
-    model: nn.Module, rank: int, alpha: float, alternative: bool = False
-) -> None:
+def add_lora_layers(model: nn.Module, rank: int, alpha: float, alternative: bool = False) -> None:
     """Put a LoRA layer in the place of every linear layer, on all levels of a model.
 
     ``alternative`` takes ``LinearWithLoRAMerged``, everywhere.
@@ -48,7 +46,7 @@ def replace_linear_with_lora(
         if isinstance(module, nn.Linear):
             setattr(model, name, kind(module, rank, alpha))
         elif not isinstance(module, LinearWithLoRA):
-            replace_linear_with_lora(module, rank, alpha, alternative)
+            add_lora_layers(module, rank, alpha, alternative)
 
 
 class TextClassifier(nn.Module):
@@ -170,7 +168,7 @@ def set_trainable(
     model.requires_grad_(False)
     model.out_head.requires_grad_(True)
     for block in model.trf_blocks[-(last_blocks or len(model.trf_blocks)) :]:
-        replace_linear_with_lora(block, lora_rank, lora_alpha, layers == "lora_alternative")
+        add_lora_layers(block, lora_rank, lora_alpha, layers == "lora_alternative")
 
 
 def first_trained_block(classifier: TextClassifier) -> int:
