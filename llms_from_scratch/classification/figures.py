@@ -170,7 +170,7 @@ def plot_accuracies(rows: Sequence[dict], path: Path) -> None:
         ax.plot(values, [height] * len(values), "o", color=COLORS[0], markersize=4, alpha=0.8)
         ax.plot(mean(values), height, "|", color="black", markersize=12, markeredgewidth=2)
     ax.set_yticks(range(len(groups)), [label_of(g[0], common) for g in groups], fontsize=8)
-    ax.set_xlabel("test accuracy, %; dots: seeds, line: mean, band: 95 % of test sets")
+    ax.set_xlabel("test accuracy, % (dots: seeds; band: 95 % interval)")
     _save(fig, path)
 
 
@@ -179,7 +179,7 @@ def plot_cost(rows: Sequence[dict], path: Path) -> None:
     fig, ax = _axes(7, 4.2)
     models = list(dict.fromkeys(row["model"] for row in rows))
     common = common_options(rows)
-    for group in grouped(rows):
+    for number, group in enumerate(grouped(rows)):
         color = COLORS[models.index(group[0]["model"]) % len(COLORS)]
         seconds = max(0.05, mean(cost_of(row) for row in group))
         value = 100 * mean(row["test"] for row in group)
@@ -189,7 +189,7 @@ def plot_cost(rows: Sequence[dict], path: Path) -> None:
         ax.annotate(
             name,
             (seconds, value),
-            xytext=(-6 if at_right else 6, -3),
+            xytext=(-6 if at_right else 6, 3 - 9 * (number % 2)),
             textcoords="offset points",
             ha="right" if at_right else "left",
             fontsize=7,
@@ -266,7 +266,7 @@ def plot_calibration(results, path: Path) -> None:
                 color=color,
             )
     ax.set(xlabel="confidence of the answer, %", ylabel="right answers, % (numbers: texts)")
-    ax.legend(fontsize=7)
+    ax.legend(fontsize=7, loc="lower right")
     _save(fig, path)
 
 
