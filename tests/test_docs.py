@@ -24,7 +24,18 @@ from repository import ROOT, relative, tracked_files
 TRACKED = tracked_files()
 PAGES = [path for path in TRACKED if path.suffix == ".md" and ".zh-CN" not in path.name]
 BLOCK = re.compile(r"(?:<!-- ([^\n]*?) -->\n)?```(?:bash|sh|shell|console)\n(.*?)```", re.DOTALL)
-SYSTEM_COMMANDS = {"cd", "conda", "docker", "export", "git", "jupyter", "pip", "source", "uv"}
+SYSTEM_COMMANDS = {
+    "cd",
+    "conda",
+    "curl",
+    "docker",
+    "export",
+    "git",
+    "jupyter",
+    "pip",
+    "source",
+    "uv",
+}
 
 
 @dataclass(frozen=True)
