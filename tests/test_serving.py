@@ -512,3 +512,14 @@ def test_an_address_that_others_reach_is_said_to_be_one(parrot):
     assert "other machines, without a key" in greeting(service, "0.0.0.0", 1, None)
     assert "without a key" not in greeting(service, "0.0.0.0", 1, "s3cret")
     assert "s3cret" not in greeting(service, "0.0.0.0", 1, "s3cret")
+
+
+def test_marks_of_a_template_are_special_tokens_in_raw_text_only(url, speaker):
+    text = "<|endoftext|>" + PROMPT
+
+    def tokens_read(**options) -> int:
+        body = {"model": "llama3", "prompt": text, "stream": False, "options": GREEDY}
+        return requests.post(f"{url}/api/generate", json=body | options).json()["prompt_eval_count"]
+
+    assert tokens_read(raw=True) == 1 + len(speaker.tokenizer.encode_ordinary(PROMPT))
+    assert tokens_read() == len(speaker.tokenizer.encode_ordinary(text))

@@ -110,7 +110,9 @@ def ollama_router(service: Service) -> APIRouter:
         service.check_model(body.model)
         if not body.prompt:
             return JSONResponse(_line(body, {"response": ""}, "load"))
-        if body.raw or not (speaker.turns or speaker.style):
+        if body.raw:  # the client writes the marks of the template itself
+            ids = await service.encode_marked((body.system or "") + body.prompt)
+        elif not (speaker.turns or speaker.style):
             ids = await service.encode_text((body.system or "") + body.prompt)
         else:
             messages = [{"role": "system", "content": body.system}] if body.system else []

@@ -15,6 +15,7 @@ from starlette.responses import StreamingResponse
 from llms_from_scratch.serving.engine import End, Engine, Event, Failed, Job, Token
 from llms_from_scratch.serving.labels import LabelEngine
 from llms_from_scratch.serving.speaking import Speaker
+from llms_from_scratch.weights.chat_formats import special_tokens_of
 
 CHECK_SECONDS = 0.5  # how often one looks whether a client that waits is still there
 
@@ -104,6 +105,12 @@ class Service:
     async def encode_text(self, text: str) -> list[int]:
         """The ids of a plain text, without any template."""
         return await self._in_thread(self.speaker.tokenizer.encode_ordinary, text)
+
+    async def encode_marked(self, text: str) -> list[int]:
+        """The ids of a text in which ``<|im_start|>`` and the like are special tokens."""
+        tokenizer = self.speaker.tokenizer
+        marks = set(special_tokens_of(tokenizer))
+        return await self._in_thread(partial(tokenizer.encode, allowed_special=marks), text)
 
     async def _in_thread(self, function, *args):
         """Long texts take a while: the others should not wait for them."""
