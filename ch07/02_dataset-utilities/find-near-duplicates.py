@@ -36,6 +36,7 @@ EXAMPLES = [
 ]
 KEYS = ("instruction", "input", "output")
 REMOVE_BY = ("input", "output")  # one instruction may be asked about many inputs
+FREQUENT = 0.02  # share of texts that have a piece
 BLOCK = 512  # rows that are compared with all others at a time
 
 
@@ -72,21 +73,34 @@ def find_near_duplicates(
 def similar_pairs(texts: list[str], numbers: list[int], threshold: float) -> list[tuple]:
     """Pairs ``(a, b, score)`` of the numbered texts, all different, with a score above it.
 
-    The matrix of all scores is never in memory: a block of rows at a time, and of those only what
-    is above the threshold.
+    Pieces that many texts have cost most and tell least. So the scores are computed from the other
+    pieces first, a block of rows at a time. What the frequent ones can add is at most the product
+    of the lengths of their parts of the two vectors; only pairs that may then be above the
+    threshold get their whole score.
     """
     if len(numbers) < 2:
         return []
     vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), dtype=np.float32)
     vectors = vectorizer.fit_transform([texts[i] for i in numbers])
-    others, found = vectors.T.tocsr(), []
-    for start in range(0, len(numbers), BLOCK):
-        scores = vectors[start : start + BLOCK] @ others[:, start:]
-        rows, columns = (scores > threshold).nonzero()
-        upper = columns > rows
-        for row, column in zip(rows[upper], columns[upper], strict=True):
-            a, b = sorted((numbers[start + row], numbers[start + column]))
-            found.append((a, b, float(scores[row, column])))
+    is_rare = np.bincount(vectors.indices, minlength=vectors.shape[1]) <= FREQUENT * len(numbers)
+    rare, frequent = vectors[:, is_rare], vectors[:, ~is_rare]
+    lengths = np.sqrt(frequent.multiply(frequent).sum(axis=1)).A1  # (texts,)
+    light = lengths * lengths.max() < threshold - 1e-4  # alike only if they share a rare piece
+    found = []
+    for part, chosen in ((rare, light.nonzero()[0]), (vectors, (~light).nonzero()[0])):
+        others = part.T.tocsr()
+        rest = lengths if part is rare else np.zeros_like(lengths)
+        for start in range(0, len(chosen), BLOCK):
+            block = chosen[start : start + BLOCK]
+            scores = (part[block] @ others).tocoo()
+            rows, columns = block[scores.row], scores.col
+            possible = scores.data + rest[rows] * rest[columns] > threshold - 1e-4
+            possible &= columns > rows
+            rows, columns = rows[possible], columns[possible]
+            whole = np.asarray(vectors[rows].multiply(vectors[columns]).sum(axis=1)).ravel()
+            for row, column, score in zip(rows, columns, whole, strict=True):
+                if score > threshold:
+                    found.append((*sorted((numbers[row], numbers[column])), float(score)))
     return found
 
 
