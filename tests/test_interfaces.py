@@ -227,10 +227,12 @@ def test_clear_empties_the_page_while_an_answer_is_on_its_way(context, slow):
     tab = Tab(context, url)
     tab.send("one")
     tab.wait_for(lambda: tab.texts() and tab.texts()[-1], "no text")
+    tab.message.fill("the next one")
     tab.press("Clear")
     tab.wait_for(lambda: not tab.texts("user") and is_idle(engine), "not cleared")
     tab.page.wait_for_timeout(300)  # nothing comes back
     assert tab.texts() == tab.texts("user") == [] and tab.figures.input_value() == ""
+    assert tab.message.input_value() == "the next one"  # written while the answer came
 
 
 @needs_browser

@@ -120,14 +120,12 @@ class Conversation:
             self.jobs[request.session_hash] = job
             yield "", talk, as_html(talk), note, None
             for answer, figures, probabilities in self._answer(job):
+                if self.jobs.get(request.session_hash) is not job:  # cleared meanwhile
+                    yield gr.skip(), [], as_html([]), "", None
+                    return
                 now = [*talk, {"role": "assistant", "content": answer}]
-                yield (
-                    "",
-                    now,
-                    as_html(now),
-                    " | ".join(filter(None, [figures, note])),
-                    probabilities,
-                )
+                line = " | ".join(filter(None, [figures, note]))
+                yield gr.skip(), now, as_html(now), line, probabilities
         except (ValueError, Busy, RuntimeError) as error:
             yield text, history, as_html(history), f"No answer: {error}", None
 
@@ -175,12 +173,17 @@ class Conversation:
 
     def stop(self, request: gr.Request) -> None:
         """End the text of a tab."""
-        job = self.jobs.pop(request.session_hash, None)
+        job = self.jobs.get(request.session_hash)
         if job is not None:
             self.engine.cancel(job)
 
-    def clear(self, request: gr.Request) -> tuple[list[Message], str, str, None]:
+    def close(self, request: gr.Request) -> None:
+        """End the text of a tab, and show no more of it."""
         self.stop(request)
+        self.jobs.pop(request.session_hash, None)
+
+    def clear(self, request: gr.Request) -> tuple[list[Message], str, str, None]:
+        self.close(request)
         return [], as_html([]), "", None
 
 
@@ -232,7 +235,7 @@ def conversation_page(
                     elem_id="probabilities",
                 )
         outputs = [message, history, shown, figures, probabilities]
-        asked = gr.on(
+        gr.on(
             [send.click, message.submit],
             talk.respond,
             [message, history, *controls],
@@ -240,8 +243,8 @@ def conversation_page(
             show_progress="hidden",
         )
         stop.click(talk.stop, queue=False)
-        clear.click(talk.clear, outputs=outputs[1:], cancels=[asked], queue=False)
-        page.unload(talk.stop)  # the tab is closed
+        clear.click(talk.clear, outputs=outputs[1:], queue=False)
+        page.unload(talk.close)  # the tab is closed
     return page
 
 
