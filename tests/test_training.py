@@ -312,9 +312,7 @@ def test_every_setting_that_differs_is_named(saved, data):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
-def test_a_signal_is_acknowledged_at_once_and_a_second_one_acts_as_usual(
-    tmp_path, capsys
-):
+def test_a_signal_is_acknowledged_at_once_and_a_second_one_acts_as_usual(tmp_path, capsys):
     trainer = new_run(checkpoint_path=tmp_path / "c.pth")
     said = []
 
