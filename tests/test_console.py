@@ -3,14 +3,17 @@
 import argparse
 import io
 import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from llms_from_scratch.app import console
 from llms_from_scratch.app.script_tools import short_errors, writable_folder
 
+ROOT = Path(__file__).resolve().parent.parent
 PRINT = """
 import argparse
 from llms_from_scratch.app.script_tools import short_errors
@@ -82,3 +85,31 @@ def test_a_folder_that_cannot_be_written_is_refused_with_the_reason(tmp_path, mo
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="is empty: give one|choose another folder"):
         writable_folder(name)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+@pytest.mark.parametrize(
+    "command",
+    [
+        [str(ROOT / "ch05/01_main-chapter-code/gpt_generate.py")],
+        ["-m", "llms_from_scratch.app.cli", "convert", "gpt2-tiny", "nowhere.pth"],
+    ],
+    ids=["script", "command"],
+)
+def test_ctrl_c_while_libraries_are_loaded_shows_no_traceback(command, tmp_path):
+    """A stand-in for torch takes its time, as the real one does on a slow disk."""
+    (tmp_path / "torch.py").write_text("import time; print('loading', flush=True); time.sleep(60)")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        env=os.environ | {"PYTHONPATH": path},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "loading\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode in (130, -signal.SIGINT)
+    assert "Traceback" not in errors

@@ -47,6 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, head say, has seen enough
         sys.stdout = None
         return 0
+    except KeyboardInterrupt:
+        return 130
     except (ValueError, OSError, DownloadError) as error:
         parser.exit(2, f"{parser.prog}: error: {one_line(error)}\n")
 
@@ -176,10 +178,7 @@ def chat_with_model(args: argparse.Namespace) -> int:
     """Answer messages in the terminal; see ``chat``."""
     from llms_from_scratch.app.chat import run_chat
 
-    try:
-        return run_chat(args)
-    except KeyboardInterrupt:  # before the chat has begun
-        return 130
+    return run_chat(args)
 
 
 if __name__ == "__main__":

@@ -27,9 +27,17 @@ def skip_imports_for_help() -> None:
             skip_imports_for_help()
 
         import torch  # and so on, as in any module
+
+    From here on, Ctrl-C that nobody handles, during the imports say, ends without a traceback.
     """
+    sys.excepthook = _show_error
     if {"-h", "--help"} & set(sys.argv[1:]):
         sys.meta_path.insert(0, _EmptyModules())
+
+
+def _show_error(kind, error, traceback) -> None:
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, traceback)
 
 
 class _Placeholder:
