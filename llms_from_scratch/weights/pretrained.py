@@ -305,7 +305,8 @@ def _usual_config(source: TensorSource) -> dict:
     heads = {sizes["emb_dim"]: sizes["n_heads"] for sizes in model_configs.values()} | {192: 6}
     if not embedding or not positions or embedding[-1] not in heads:
         raise ValueError(
-            f"{source.description}: put its config.json beside it, it is no usual GPT-2"
+            f"{source.description}: put its config.json or settings.json beside it: it is "
+            "no usual GPT-2"
         )
     blocks = {name.split(".")[1] for name in shapes if name.startswith(("h.", "trf_blocks."))}
     bias = "trf_blocks.0.att.W_query.bias" in shapes or "trf_blocks.0.att.qkv.bias" in shapes
