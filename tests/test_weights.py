@@ -361,9 +361,7 @@ def test_what_gpt_train_writes_and_single_files_are_read(tmp_path, hub_folder, h
         assert_unchanged(load_pretrained(path).model, state(ours))
     logits_agree(load_pretrained(hub_folder / "model.safetensors").model, hub_model)
     (hub_folder / "config.json").unlink()
-    with pytest.raises(
-        ValueError, match="put its config.json or settings.json beside it"
-    ):
+    with pytest.raises(ValueError, match="put its config.json or settings.json beside it"):
         load_pretrained(hub_folder / "model.safetensors")
 
 
