@@ -6,7 +6,9 @@ that need them are skipped otherwise, with the reason.
 
 import os
 import runpy
+import signal
 import tempfile
+import threading
 from pathlib import Path
 
 import hypothesis
@@ -31,6 +33,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # parallel processes take n
 os.environ["MPLBACKEND"] = "agg"
 if MIRROR and "://" not in MIRROR:
     os.environ["LLMS_FROM_SCRATCH_MIRROR"] = str(Path(MIRROR).resolve())
+
+# A shell lets its background jobs ignore Ctrl-C, and they pass that on to the processes they start
+in_main_thread = threading.current_thread() is threading.main_thread()
+if in_main_thread and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is slow, not wrong: an example may take as long as its whole test may
 hypothesis.settings.register_profile("any-machine", deadline=None)
