@@ -532,7 +532,8 @@ def write_splits(folder: str | Path, *splits: pd.DataFrame) -> list[Path]:
     """Write ``train.csv``, ``validation.csv`` and ``test.csv``; return their paths.
 
     Texts are in quotes: without them, some versions of Python write a lone carriage return so that
-    it ends a row. Raises ``ValueError`` for half of a surrogate pair, which UTF-8 cannot write.
+    it ends a row. Raises ``ValueError`` for half of a surrogate pair, which UTF-8 cannot write, and
+    for a NUL character, with which a file would be no text when it is read.
     """
     paths = []
     for df in splits:
@@ -541,6 +542,8 @@ def write_splits(folder: str | Path, *splits: pd.DataFrame) -> list[Path]:
                 raise ValueError(
                     f"no UTF-8 file can hold {text!r:.60}: it has half a surrogate pair"
                 )
+            if "\0" in text:
+                raise ValueError(f"{text!r:.60} has a NUL character, which no text file holds")
     for name, df in zip(("train", "validation", "test"), splits, strict=True):
         paths.append(Path(folder) / f"{name}.csv")
         with atomic_write(paths[-1]) as temporary:

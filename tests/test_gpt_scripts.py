@@ -151,11 +151,11 @@ def write(folder: Path, content: bytes) -> str:
         (b"", "is empty"),
         (
             b"too short",
-            "part to learn from has 2 tokens, and a context of 32 needs at least 33",
+            "part to learn from has 3 tokens, and a context of 32 needs at least 33",
         ),
         (
             b"word " * 100,
-            "part to test on has 10 tokens, and a context of 32 needs at least 33",
+            "part to test on has 11 tokens, and a context of 32 needs at least 33",
         ),
         (b"caf\xe9 au lait", "is not UTF-8 text"),
         (b"abc\x00def" * 100, "contains NUL characters"),

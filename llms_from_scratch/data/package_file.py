@@ -210,7 +210,8 @@ def _show_progress(process: subprocess.Popen, folder: Path, package_file: Packag
 
 def _size_of(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # it may be gone by now
-            total += path.stat().st_size
+    for parent, _, names in os.walk(folder):  # it passes over folders that are gone by now
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += Path(parent, name).stat().st_size
     return total
