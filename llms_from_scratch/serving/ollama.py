@@ -15,7 +15,6 @@ from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from llms_from_scratch import __version__
-from llms_from_scratch.generate import Sampling
 from llms_from_scratch.serving.engine import End, Job, Token
 from llms_from_scratch.serving.requests import (
     Answers,
@@ -27,7 +26,9 @@ from llms_from_scratch.serving.requests import (
     StreamedAnswers,
     Strict,
     Temperature,
+    list_of_stops,
     read_body,
+    sampling_of,
 )
 
 TOP_K, TOP_P, TEMPERATURE = 40, 0.9, 0.8  # Ollama's defaults
@@ -176,17 +177,10 @@ def _job(service: Service, body: AskBody, ids: list[int]) -> Job:
                 "with the answer: make one shorter, or the other larger",
             )
         limit = min(limit, options.num_ctx - len(ids))
-    try:
-        sampling = Sampling(
-            options.temperature,
-            options.top_k,
-            options.top_p,
-            options.min_p,
-            options.repeat_penalty,
-        )
-    except ValueError as error:
-        raise ApiError(400, str(error)) from None
-    stop = [options.stop] if isinstance(options.stop, str) else options.stop
+    sampling = sampling_of(
+        options.temperature, options.top_k, options.top_p, options.min_p, options.repeat_penalty
+    )
+    stop = list_of_stops(options.stop)
     top = body.top_logprobs if body.logprobs else None
     return Job(ids, limit, sampling, options.seed, stop, top)
 

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
-from llms_from_scratch.generate import Sampling
+from llms_from_scratch.serving.access import error_body
 from llms_from_scratch.serving.engine import End, Job, Token
 from llms_from_scratch.serving.requests import (
     Answers,
@@ -26,7 +26,9 @@ from llms_from_scratch.serving.requests import (
     StreamedAnswers,
     Strict,
     Temperature,
+    list_of_stops,
     read_body,
+    sampling_of,
 )
 
 Zero = Annotated[float, Field(ge=0, le=0)]
@@ -138,11 +140,8 @@ def openai_router(service: Service) -> APIRouter:
 def _jobs(service: Service, body: AskBody, prompts, wanted: int | None, top) -> list[Job]:
     """``n`` jobs for each prompt; each has a seed of its own."""
     temperature = 1.0 if body.temperature is None else body.temperature
-    try:
-        sampling = Sampling(temperature, top_p=body.top_p)
-    except ValueError as error:
-        raise ApiError(400, str(error)) from None
-    stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
+    sampling = sampling_of(temperature, None, body.top_p)
+    stop = list_of_stops(body.stop)
     limit = service.limit(wanted)
     repeated = [ids for ids in prompts for _ in range(body.n or 1)]
     return [
@@ -280,8 +279,7 @@ class Answer:
                 yield self._event(choices=[], usage=self._usage(new_tokens))
             yield "data: [DONE]\n\n"
         except ApiError as error:
-            problem = {"message": str(error), "type": "server_error", "param": None, "code": None}
-            yield f"data: {json.dumps({'error': problem})}\n\n"
+            yield f"data: {json.dumps(error_body('/v1/', error.status, str(error)))}\n\n"
 
     def _chunk(self, number: int, content: dict, tokens: list[Token], reason=None) -> str:
         choice = {"index": number, **content, "finish_reason": reason}

@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
+from llms_from_scratch.generate import Sampling
 from llms_from_scratch.serving.engine import End, Engine, Event, Failed, Job, Token
 from llms_from_scratch.serving.labels import LabelEngine
 from llms_from_scratch.serving.speaking import Speaker
@@ -60,6 +61,19 @@ def describe(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"this server knows no field {place!r:.100}"
     return f"{place[:100]}: {first['msg']}" if place else f"the body: {first['msg']}"
+
+
+def sampling_of(*numbers) -> Sampling:
+    """``Sampling`` with these numbers; ``ApiError`` for those that choose nothing."""
+    try:
+        return Sampling(*numbers)
+    except ValueError as error:
+        raise ApiError(400, str(error)) from None
+
+
+def list_of_stops(stop: list[str] | str | None) -> list[str]:
+    """Stop strings as a list: a request may have one, several, or none."""
+    return [stop] if isinstance(stop, str) else stop or []
 
 
 class Service:
