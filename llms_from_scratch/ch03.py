@@ -68,25 +68,21 @@ class CausalAttention(nn.Module):
         self.W_key = nn.Linear(d_in, d_out, bias=qkv_bias)
         self.W_value = nn.Linear(d_in, d_out, bias=qkv_bias)
         self.dropout = nn.Dropout(dropout)
-        self.register_buffer(
-            "mask", torch.triu(torch.ones(context_length, context_length), diagonal=1)
-        )
+        mask = torch.triu(torch.ones(context_length, context_length), diagonal=1)
+        self.register_buffer("mask", mask)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        b, num_tokens, d_in = x.shape
+        return self.attend(self.W_query(x), self.W_key(x), self.W_value(x))
+
+    def attend(self, queries, keys, values):  # each (b, num_tokens, d_out)
+        num_tokens = queries.shape[-2]
         if num_tokens > len(self.mask):
             raise ValueError(f"got {num_tokens} tokens, but context_length is {len(self.mask)}")
-
-        queries = self.W_query(x)  # (b, num_tokens, d_out)
-        keys = self.W_key(x)
-        values = self.W_value(x)
-
-        attn_scores = queries @ keys.transpose(1, 2)  # (b, num_tokens, num_tokens)
+        attn_scores = queries @ keys.transpose(-2, -1)  # (b, num_tokens, num_tokens)
         future = self.mask[:num_tokens, :num_tokens].bool()
         attn_scores = attn_scores.masked_fill(future, -torch.inf)
         attn_weights = torch.softmax(attn_scores / keys.shape[-1] ** 0.5, dim=-1)
-        attn_weights = self.dropout(attn_weights)
-        return attn_weights @ values  # (b, num_tokens, d_out)
+        return self.dropout(attn_weights) @ values  # (b, num_tokens, d_out)
 
 
 class MultiHeadAttentionWrapper(nn.Module):
@@ -114,12 +110,11 @@ class MultiHeadAttentionWrapper(nn.Module):
         return torch.cat([head(x) for head in self.heads], dim=-1)
 
 
-class MultiHeadAttention(nn.Module):
+class MultiHeadAttention(CausalAttention):
     """Causal attention with all heads in one matrix product (section 3.6.2).
 
     Input (b, num_tokens, d_in), output (b, num_tokens, d_out), with head_dim = d_out / num_heads.
-    Raises ``ValueError`` if ``num_heads`` does not divide ``d_out``, or for more than
-    ``context_length`` tokens.
+    Raises ``ValueError`` for a ``d_out`` that ``num_heads`` does not divide, and for too long x.
     """
 
     def __init__(
@@ -131,44 +126,24 @@ class MultiHeadAttention(nn.Module):
         num_heads: int,
         qkv_bias: bool = False,
     ):
-        super().__init__()
         if d_out % num_heads != 0:
             raise ValueError(f"d_out must be divisible by num_heads, got {d_out=}, {num_heads=}")
-        self.d_out = d_out
+        super().__init__(d_in, d_out, context_length, dropout, qkv_bias)
         self.num_heads = num_heads
         self.head_dim = d_out // num_heads
-        self.W_query = nn.Linear(d_in, d_out, bias=qkv_bias)
-        self.W_key = nn.Linear(d_in, d_out, bias=qkv_bias)
-        self.W_value = nn.Linear(d_in, d_out, bias=qkv_bias)
         self.out_proj = nn.Linear(d_out, d_out)  # lets the heads mix
-        self.dropout = nn.Dropout(dropout)
-        self.register_buffer(
-            "mask", torch.triu(torch.ones(context_length, context_length), diagonal=1)
-        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        b, num_tokens, d_in = x.shape
-        if num_tokens > len(self.mask):
-            raise ValueError(f"got {num_tokens} tokens, but context_length is {len(self.mask)}")
-
-        # One large projection each, then split the last dimension into heads
-        queries = self.W_query(x).view(b, num_tokens, self.num_heads, self.head_dim)
-        keys = self.W_key(x).view(b, num_tokens, self.num_heads, self.head_dim)
-        values = self.W_value(x).view(b, num_tokens, self.num_heads, self.head_dim)
-
-        queries = queries.transpose(1, 2)  # (b, num_heads, num_tokens, head_dim)
-        keys = keys.transpose(1, 2)
-        values = values.transpose(1, 2)
-
-        attn_scores = queries @ keys.transpose(2, 3)  # (b, num_heads, num_tokens, num_tokens)
-        future = self.mask[:num_tokens, :num_tokens].bool()
-        attn_scores = attn_scores.masked_fill(future, -torch.inf)
-        attn_weights = torch.softmax(attn_scores / self.head_dim**0.5, dim=-1)
-        attn_weights = self.dropout(attn_weights)
-
-        context = (attn_weights @ values).transpose(1, 2)  # (b, num_tokens, num_heads, head_dim)
-        context = context.reshape(b, num_tokens, self.d_out)  # heads side by side again
+        queries = self.split_heads(self.W_query(x))  # (b, num_heads, num_tokens, head_dim)
+        keys = self.split_heads(self.W_key(x))
+        values = self.split_heads(self.W_value(x))
+        context = self.attend(queries, keys, values)  # (b, num_heads, num_tokens, head_dim)
+        context = context.transpose(1, 2).flatten(2)  # (b, num_tokens, d_out): heads side by side
         return self.out_proj(context)  # (b, num_tokens, d_out)
+
+    def split_heads(self, x: torch.Tensor) -> torch.Tensor:
+        b, num_tokens, _ = x.shape
+        return x.view(b, num_tokens, self.num_heads, self.head_dim).transpose(1, 2)
 
 
 class PyTorchMultiHeadAttention(nn.Module):
