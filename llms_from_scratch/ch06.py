@@ -20,8 +20,6 @@ import torch.nn as nn
 from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset
 
-from llms_from_scratch.ch05 import calc_loss_batch as calc_token_loss_batch
-from llms_from_scratch.ch05 import calc_loss_loader as calc_token_loss_loader
 from llms_from_scratch.ch05 import evaluating, plot_losses, take_batches
 from llms_from_scratch.data import SAMPLES, check_file, find_asset, resolve
 from llms_from_scratch.data.archive import read_zip_member
@@ -167,43 +165,65 @@ def _check_columns(df: pd.DataFrame, what: str = "the table") -> None:
         raise ValueError(f"{what} has no rows")
 
 
+def check_messages(df: pd.DataFrame) -> None:
+    """Raise ``ValueError`` unless a table has messages of both labels, and of no other label."""
+    _check_columns(df)
+    _check_labels(df["Label"], tuple(LABELS), "the table")
+    for label in LABELS:
+        if label not in set(df["Label"]):
+            raise ValueError(f"the table has no {label}: one class only")
+
+
 def create_balanced_dataset(df: pd.DataFrame) -> pd.DataFrame:
     """As many rows of ham as there are of spam, chosen at random, then the spam (section 6.2).
 
     Raises ``ValueError`` for a label that is neither ``"ham"`` nor ``"spam"``, and if one of them
     does not occur.
     """
-    _check_columns(df)
-    _check_labels(df["Label"], tuple(LABELS), "the table")
+    check_messages(df)
     ham, spam = df[df["Label"] == "ham"], df[df["Label"] == "spam"]
-    if ham.empty or spam.empty:
-        raise ValueError(f"the table has no {'ham' if ham.empty else 'spam'}: one class only")
     size = min(len(ham), len(spam))
-    chosen_ham = ham.sample(size, random_state=123)
-    return pd.concat([chosen_ham, spam if size == len(spam) else spam[:size]])
+    return pd.concat([ham.sample(size, random_state=123), spam[:size]])
 
 
 def random_split(
     df: pd.DataFrame, train_frac: float, validation_frac: float
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Shuffle the rows and cut them into parts to train, validate and test (section 6.2).
-
-    Rows with the same ``Template``, if there is such a column, come into the same part: otherwise
-    near copies of the training messages would be found in the test set.
-    """
-    test_frac = 1 - train_frac - validation_frac
-    if min(train_frac, validation_frac, test_frac) < -1e-9:
-        raise ValueError(f"fractions must be from 0 to 1 in sum: {train_frac}, {validation_frac}")
+    """Shuffle the rows and cut them into parts to train, validate and test (section 6.2)."""
+    check_fractions(train_frac, validation_frac)
     df = df.sample(frac=1, random_state=123).reset_index(drop=True)
-    if "Template" in df.columns:
-        order = {name: i for i, name in enumerate(df["Template"].unique())}
-        share = df["Template"].map(order) / len(order)
-        in_train = share < train_frac
-        in_validation = ~in_train & (share < train_frac + validation_frac)
-        return df[in_train], df[in_validation], df[~in_train & ~in_validation]
+    if "Template" in df.columns:  # the invented messages: near copies must stay together
+        return split_by_template(df, train_frac, validation_frac)
     train_end = int(len(df) * train_frac)
     validation_end = train_end + int(len(df) * validation_frac)
     return df[:train_end], df[train_end:validation_end], df[validation_end:]
+
+
+def check_fractions(train_frac: float, validation_frac: float) -> None:
+    """Raise ``ValueError`` unless both, and what is left for the test, are from 0 to 1."""
+    if min(train_frac, validation_frac, 1 - train_frac - validation_frac) < -1e-9:
+        raise ValueError(f"fractions must be from 0 to 1 in sum: {train_frac}, {validation_frac}")
+
+
+def split_by_template(
+    df: pd.DataFrame, train_frac: float, validation_frac: float
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Three parts as of ``random_split``; rows with the same ``Template`` come into the same part.
+
+    Otherwise near copies of the training messages would be found in the test set.
+    """
+    order = {name: i for i, name in enumerate(df["Template"].unique())}
+    share = df["Template"].map(order) / len(order)
+    in_train = share < train_frac
+    in_validation = ~in_train & (share < train_frac + validation_frac)
+    return df[in_train], df[in_validation], df[~in_train & ~in_validation]
+
+
+def read_labelled_csv(csv_file: str | Path) -> pd.DataFrame:
+    """A CSV file with the columns ``Label``, 0 or 1, and ``Text``; ``ValueError`` if it is none."""
+    df = _read_csv(csv_file)
+    _check_labels(df["Label"], (0, 1), str(csv_file))
+    return df
 
 
 class SpamDataset(Dataset):
@@ -215,38 +235,29 @@ class SpamDataset(Dataset):
     """
 
     def __init__(self, csv_file, tokenizer, max_length=None, pad_token_id=None):
-        self.data = _read_csv(csv_file)
-        _check_labels(self.data["Label"], (0, 1), str(csv_file))
-        if max_length is not None and max_length < 1:
-            raise ValueError(f"max_length must be at least 1, got {max_length}")
-        self.encoded_texts = [tokenizer.encode_ordinary(text) for text in self.data["Text"]]
-        self.max_length = max_length or self._longest_encoded_length()
+        self.data = read_labelled_csv(csv_file)
+        encoded = [tokenizer.encode_ordinary(text) for text in self.data["Text"]]
+        self.max_length = max(1, *map(len, encoded)) if max_length is None else max_length
         if pad_token_id is None:
             pad_token_id = tokenizer.eot_token
-        self.encoded_texts = [
-            pad_or_cut(encoded, self.max_length, pad_token_id) for encoded in self.encoded_texts
-        ]
+        self.encoded_texts = [pad_or_cut(ids, self.max_length, pad_token_id) for ids in encoded]
 
     def __getitem__(self, index):
-        label = int(self.data["Label"].iloc[index])
-        return (
-            torch.tensor(self.encoded_texts[index], dtype=torch.long),  # (max_length,)
-            torch.tensor(label, dtype=torch.long),
-        )
+        token_ids, label = self.encoded_texts[index], int(self.data["Label"].iloc[index])
+        return torch.tensor(token_ids), torch.tensor(label)  # (max_length,), ()
 
     def __len__(self):
         return len(self.data)
 
-    def _longest_encoded_length(self):
-        return max(1, *(len(encoded) for encoded in self.encoded_texts))
-
 
 def pad_or_cut(token_ids: list[int], max_length: int, pad_token_id: int) -> list[int]:
-    """Exactly ``max_length`` token ids.
+    """Exactly ``max_length`` token ids; ``ValueError`` if that is less than 1.
 
     >>> pad_or_cut([7, 8, 9], 5, 0), pad_or_cut([7, 8, 9], 2, 0)
     ([7, 8, 9, 0, 0], [7, 8])
     """
+    if max_length < 1:
+        raise ValueError(f"max_length must be at least 1, got {max_length}")
     return token_ids[:max_length] + [pad_token_id] * (max_length - len(token_ids))
 
 
@@ -295,22 +306,19 @@ def calc_accuracy_loader(
     return num_correct / num_examples if num_examples else math.nan
 
 
-def last_token(model: nn.Module):
-    """The model as a function that gives the logits of the last token only, (b, 1, num_classes)."""
-    return lambda input_batch: model(input_batch)[:, -1:, :]
-
-
 def calc_loss_batch(
     input_batch: torch.Tensor,
     target_batch: torch.Tensor,
     model: nn.Module,
     device: torch.device | str,
 ) -> torch.Tensor:
-    """Mean cross-entropy of a batch: chapter 5's, but of the last token alone (section 6.6).
+    """Mean cross-entropy of a batch, of the last token alone (section 6.6).
 
     Inputs are token ids (b, num_tokens), targets are labels (b,).
     """
-    return calc_token_loss_batch(input_batch, target_batch, last_token(model), device)
+    input_batch, target_batch = input_batch.to(device), target_batch.to(device)
+    logits = model(input_batch)[:, -1, :]  # (b, num_classes): the last token's
+    return nn.functional.cross_entropy(logits, target_batch)
 
 
 def calc_loss_loader(
@@ -320,7 +328,11 @@ def calc_loss_loader(
     num_batches: int | None = None,
 ) -> float:
     """Mean loss over the first ``num_batches`` batches, or all; NaN if there is none."""
-    return calc_token_loss_loader(data_loader, last_token(model), device, num_batches)
+    losses = [
+        calc_loss_batch(input_batch, target_batch, model, device).item()
+        for input_batch, target_batch in take_batches(data_loader, num_batches)
+    ]
+    return sum(losses) / len(losses) if losses else math.nan
 
 
 def evaluate_model(
@@ -339,52 +351,39 @@ def evaluate_model(
 
 
 def train_classifier_simple(
-    model: nn.Module,
-    train_loader: Iterable,
-    val_loader: Iterable,
-    optimizer: torch.optim.Optimizer,
-    device: torch.device | str,
-    num_epochs: int,
-    eval_freq: int,
-    eval_iter: int | None,
+    model, train_loader, val_loader, optimizer, device, num_epochs, eval_freq, eval_iter
 ) -> tuple[list[float], list[float], list[float], list[float], int]:
-    """Train a classifier; print losses every ``eval_freq`` updates, accuracies per epoch (6.7).
+    """Train; measure losses every ``eval_freq`` updates and accuracies per epoch (section 6.7).
 
-    Losses and accuracies are measured on ``eval_iter`` batches, and returned as training losses,
-    validation losses, training accuracies and validation accuracies; last comes the number of
-    examples seen. Raises ``ValueError`` if the training data have no batch.
+    Returns losses and accuracies, each of training and validation, and the examples seen.
     """
-    if len(train_loader) == 0:
-        raise ValueError("the training data do not fill a single batch: use a smaller batch size")
+    check_has_batches(train_loader)
     train_losses, val_losses, train_accs, val_accs = [], [], [], []
-    examples_seen, global_step = 0, -1
-
+    examples_seen = step = 0
     for epoch in range(num_epochs):
         model.train()
         for input_batch, target_batch in train_loader:
             optimizer.zero_grad()
-            loss = calc_loss_batch(input_batch, target_batch, model, device)
-            loss.backward()
+            calc_loss_batch(input_batch, target_batch, model, device).backward()
             optimizer.step()
             examples_seen += len(input_batch)
-            global_step += 1
-
-            if global_step % eval_freq == 0:
-                train_loss, val_loss = evaluate_model(
-                    model, train_loader, val_loader, device, eval_iter
-                )
-                train_losses.append(train_loss)
-                val_losses.append(val_loss)
-                print(
-                    f"Ep {epoch + 1} (Step {global_step:06d}): "
-                    f"Train loss {train_loss:.3f}, Val loss {val_loss:.3f}"
-                )
-
+            if step % eval_freq == 0:
+                train, val = evaluate_model(model, train_loader, val_loader, device, eval_iter)
+                train_losses.append(train)
+                val_losses.append(val)
+                print(f"Ep {epoch + 1} (Step {step:06d}): ", end="")
+                print(f"Train loss {train:.3f}, Val loss {val:.3f}")
+            step += 1
         train_accs.append(calc_accuracy_loader(train_loader, model, device, eval_iter))
         val_accs.append(calc_accuracy_loader(val_loader, model, device, eval_iter))
         print(f"Training accuracy: {train_accs[-1]:.2%} | Validation accuracy: {val_accs[-1]:.2%}")
-
     return train_losses, val_losses, train_accs, val_accs, examples_seen
+
+
+def check_has_batches(train_loader) -> None:
+    """Raise ``ValueError`` for a loader without a batch."""
+    if len(train_loader) == 0:
+        raise ValueError("the training data do not fill a single batch: use a smaller batch size")
 
 
 def plot_values(
@@ -411,8 +410,11 @@ def classify_review(
     max_length: int | None = None,
     pad_token_id: int | None = None,
 ) -> str:
-    """``"spam"`` or ``"not spam"`` (section 6.8); ``classify_with_probability`` explains more."""
-    return classify_with_probability(text, model, tokenizer, device, max_length, pad_token_id)[0]
+    """``"spam"`` or ``"not spam"`` (section 6.8); see ``classify_with_probability``."""
+    token_ids = encode_review(text, model, tokenizer, max_length, pad_token_id)  # (1, max_length)
+    with evaluating(model):
+        logits = model(token_ids.to(device))[:, -1, :]  # (1, num_classes)
+    return "spam" if logits.argmax(dim=-1).item() == LABELS["spam"] else "not spam"
 
 
 def classify_with_probability(
@@ -429,6 +431,22 @@ def classify_with_probability(
     is the model's context. A longer text is cut to it, with a warning. Raises ``ValueError`` for an
     empty text, and for a ``max_length`` that is longer than the context.
     """
+    token_ids = encode_review(text, model, tokenizer, max_length, pad_token_id)
+    with evaluating(model):
+        logits = model(token_ids.to(device))[:, -1, :]  # (1, num_classes)
+    probas = torch.softmax(logits, dim=-1)[0]  # (num_classes,)
+    label = probas.argmax().item()
+    return "spam" if label == LABELS["spam"] else "not spam", probas[label].item()
+
+
+def encode_review(
+    text: str,
+    model: nn.Module,
+    tokenizer,
+    max_length: int | None = None,
+    pad_token_id: int | None = None,
+) -> torch.Tensor:
+    """A text as the model reads it, (1, max_length); errors as of ``classify_with_probability``."""
     if not text.strip():
         raise ValueError("the text is empty: there is nothing to classify")
     context_length = model.cfg["context_length"]
@@ -440,14 +458,9 @@ def classify_with_probability(
     if len(token_ids) > max_length:
         warnings.warn(
             f"the text has {len(token_ids)} tokens; only the first {max_length} are read",
-            stacklevel=2,
+            stacklevel=3,
         )
-    token_ids = pad_or_cut(token_ids, max_length, pad_token_id)
-    with evaluating(model):
-        logits = model(torch.tensor([token_ids], device=device))[:, -1, :]  # (1, num_classes)
-    probas = torch.softmax(logits, dim=-1)[0]  # (num_classes,)
-    label = probas.argmax().item()
-    return "spam" if label == LABELS["spam"] else "not spam", probas[label].item()
+    return torch.tensor([pad_or_cut(token_ids, max_length, pad_token_id)])
 
 
 def check_length(max_length: int | None, context_length: int) -> None:

@@ -204,7 +204,7 @@ def test_dataset_pads_with_the_tokenizers_token_and_cuts(tmp_path, tokenizer):
     path = write_csv(tmp_path, "Label,Text\n0,Do you have time\n1,Hi\n")
     dataset = SpamDataset(path, tokenizer)
     inputs, target = dataset[1]
-    assert dataset.max_length == dataset._longest_encoded_length() == 4 and len(dataset) == 2
+    assert dataset.max_length == 4 and len(dataset) == 2
     assert inputs.tolist() == [17250, 50256, 50256, 50256]
     assert (inputs.dtype, target.dtype, target.item()) == (torch.long, torch.long, 1)
     assert SpamDataset(path, tokenizer, 2)[0][0].tolist() == [5211, 345]

@@ -109,6 +109,24 @@ def choose_pretrained(
     return chosen
 
 
+def choose_strongest(*wanted: str) -> Pretrained:
+    """Load the first of these models that can be had here; the bundled ``gpt2-tiny`` always can.
+
+    One printed line says which it is, and why not one before it. Names as for ``load_pretrained``.
+    """
+    missing = []
+    for name in (*wanted, BUNDLED_NAME):
+        try:
+            chosen = load_pretrained(name)
+        except DownloadError:
+            missing.append(name)
+            continue
+        reason = f" ({' and '.join(missing)} could not be had)" if missing else ""
+        print(f"Model: {chosen.name}{reason}")
+        return chosen
+    raise AssertionError("the bundled model is always here")
+
+
 def load_pretrained(wanted: str | Path, model_class: type = GPTModel) -> Pretrained:
     """Load one particular model: by name, from a path, or from the hub.
 
