@@ -28,6 +28,7 @@ from llms_from_scratch.judge import (
     JudgeError,
     JudgeUnavailableError,
     answer_check,
+    ask_all,
     check_if_running,
     is_correct,
     normalize,
@@ -531,33 +532,33 @@ def judge_responses(
     json_data: list[dict],
     json_key: str,
     ask: Callable[[str], str],
-    on_judgement: Callable[[Judgement], object] = lambda judgement: None,
+    path: str | Path | None = None,
+    workers: int = 1,
+    about: str = "",
 ) -> list[Judgement]:
     """Have each response, ``entry[json_key]``, judged by ``ask``, a function like ``query_model``.
 
-    ``on_judgement`` is called with each as soon as it is there, so that none need be lost.
+    ``workers`` questions are asked at a time. With ``path``, each answer is kept in that file as
+    soon as it is there, and not asked for again; ``about`` says who judges (see ``ask_all``).
     Raises ``ValueError`` if an entry has no such key, and ``JudgeUnavailableError`` if there is no
     judge at all; any other failure concerns one response only.
     """
     for i, entry in enumerate(json_data):
         if not isinstance(entry.get(json_key), str):
             raise ValueError(f"entry {i} has no text under the key {json_key!r}")
-    judgements = []
-    for entry in tqdm(json_data, desc="Scoring entries"):
-        judgements.append(_judge(entry, entry[json_key], ask))
-        on_judgement(judgements[-1])
-    return judgements
+    judged = [entry for entry in json_data if entry[json_key].strip()]
+    prompts = [judge_prompt(entry, entry[json_key]) for entry in judged]
+    answers = iter(ask_all(prompts, ask, path, workers, about=about))
+    return [
+        judgement_of(next(answers)) if entry[json_key].strip() else Judgement("empty", 0, "")
+        for entry in json_data
+    ]
 
 
-def _judge(entry: dict, response: str, ask: Callable[[str], str]) -> Judgement:
-    if not response.strip():
-        return Judgement("empty", 0, "")
-    try:
-        answer = ask(judge_prompt(entry, response))
-    except JudgeUnavailableError:
-        raise
-    except JudgeError as error:
-        return Judgement("failed", None, str(error))
+def judgement_of(answer: str | JudgeError) -> Judgement:
+    """What a judge's answer, or the lack of one, means for a response."""
+    if isinstance(answer, JudgeError):
+        return Judgement("failed", None, str(answer))
     score = parse_score(answer)
     return Judgement("unparsable" if score is None else "scored", score, answer)
 

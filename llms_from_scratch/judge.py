@@ -7,12 +7,16 @@ any answer; ``llm_client`` asks it on a server that speaks Ollama's protocol or 
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from llms_from_scratch.llm_client import (
     OLLAMA_URL,
     OPENAI_URL,
     JudgeError,
     JudgeUnavailableError,
+    ask_all,
     query_model,
     query_openai,
 )
@@ -22,16 +26,23 @@ __all__ = [
     "OPENAI_URL",
     "JudgeError",
     "JudgeUnavailableError",
+    "Comparison",
+    "agreement",
     "answer_check",
+    "ask_all",
     "check_if_running",
+    "compare_responses",
     "contains_phrase",
     "is_correct",
     "normalize",
+    "pairwise_prompt",
+    "parse_preference",
     "parse_score",
     "query_model",
     "query_openai",
     "rouge_l",
     "score_verifiable",
+    "summarize_comparisons",
     "token_f1",
 ]
 
@@ -245,3 +256,126 @@ def parse_score(answer: str) -> int | None:
         return None
     score = float(numbers.pop())
     return round(score) if 0 <= score <= 100 else None
+
+
+# --- Which of two responses is better
+
+
+def pairwise_prompt(entry: dict, first: str, second: str) -> str:
+    """The question to a judge: which response to this entry is better, A, B, or neither?"""
+    task = "\n".join(part for part in (entry["instruction"], entry["input"]) if part)
+    return (
+        f"Two models were given this task: `{task}`\n"
+        f"A correct response is: `{entry['output']}`\n"
+        f"Response A is: `{first}`\n"
+        f"Response B is: `{second}`\n"
+        "Which response is better? Answer with one word and nothing else: A, B, or tie."
+    )
+
+
+def parse_preference(answer: str) -> str | None:
+    """What a judge prefers, "A", "B" or "tie", or ``None`` if that is not clear.
+
+    Thoughts up to ``</think>`` do not count, as in ``parse_score``.
+
+    >>> [parse_preference(answer) for answer in ("B", "**Response A** is better.", "It's a tie.")]
+    ['B', 'A', 'tie']
+    >>> [parse_preference(answer) for answer in ("A or B?", "A good question.", "")]
+    [None, None, None]
+    """
+    text = answer.rpartition("</think>")[2].strip()
+    if text.startswith("<"):
+        return None
+    plain = text.strip(" *_`'\".()[]\n")
+    if plain.upper() in ("A", "B"):
+        return plain.upper()
+    named = re.findall(r"\b(?:response|answer|option)\s*[:=]?\W{0,3}([AB])\b", text, re.IGNORECASE)
+    named += ["tie"] * bool(re.search(r"\b(?:tie|equal|equally)\b", text, re.IGNORECASE))
+    found = {name if name == "tie" else name.upper() for name in named}
+    return found.pop() if len(found) == 1 else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two answers of a judge about one entry, the second with both responses in swapped places.
+
+    ``outcome`` is "first" or "second" (that response is better, in either place), "tie",
+    "inconsistent" (the judge prefers a place, or calls it a tie in one order only), "unparsable" or
+    "failed".
+    """
+
+    outcome: str
+    answers: tuple[str, str]
+
+
+def compare_responses(
+    data: Sequence[dict],
+    first_key: str,
+    second_key: str,
+    ask: Callable[[str], str],
+    path: str | Path | None = None,
+    workers: int = 4,
+    about: str = "",
+) -> list[Comparison]:
+    """Ask a judge twice for each entry, the responses in either order; see ``Comparison``.
+
+    Judges tend to prefer the response that they read first, or last. With swapped places that
+    tendency shows, and cannot decide. ``path``, ``workers`` and ``about`` are those of ``ask_all``,
+    which also says what is raised. Source: Zheng et al., "Judging LLM-as-a-Judge with MT-Bench and
+    Chatbot Arena" (2023).
+    """
+    prompts = []
+    for i, entry in enumerate(data):
+        for key in (first_key, second_key):
+            if not isinstance(entry.get(key), str):
+                raise ValueError(f"entry {i} has no text under the key {key!r}")
+        first, second = entry[first_key], entry[second_key]
+        prompts += [pairwise_prompt(entry, first, second), pairwise_prompt(entry, second, first)]
+    answers = ask_all(prompts, ask, path, workers, about=about)
+    return [_compare(*answers[i : i + 2]) for i in range(0, len(answers), 2)]
+
+
+def _compare(in_order: str | JudgeError, swapped: str | JudgeError) -> Comparison:
+    texts = (str(in_order), str(swapped))
+    if isinstance(in_order, JudgeError) or isinstance(swapped, JudgeError):
+        return Comparison("failed", texts)
+    one, other = parse_preference(in_order), parse_preference(swapped)
+    if one is None or other is None:
+        return Comparison("unparsable", texts)
+    outcomes = {("A", "B"): "first", ("B", "A"): "second", ("tie", "tie"): "tie"}
+    return Comparison(outcomes.get((one, other), "inconsistent"), texts)
+
+
+def summarize_comparisons(comparisons: Sequence[Comparison]) -> dict[str, int]:
+    """How many comparisons there are, and how many with each outcome.
+
+    "prefers_a" and "prefers_b" count the answers, two for an entry, that chose the place A, or B: a
+    judge without a preference for a place has about as many of one as of the other.
+    """
+    names = ("first", "second", "tie", "inconsistent", "unparsable", "failed")
+    counts = {name: sum(c.outcome == name for c in comparisons) for name in names}
+    judged = [c for c in comparisons if c.outcome != "failed"]
+    places = Counter(parse_preference(answer) for c in judged for answer in c.answers)
+    return {
+        "entries": len(comparisons),
+        **counts,
+        "prefers_a": places["A"],
+        "prefers_b": places["B"],
+    }
+
+
+def agreement(scores: Sequence[float], is_right: Sequence[bool]) -> float:
+    """How well scores tell right answers from wrong ones: 1 always, 0.5 like a coin, 0 never.
+
+    It is the share of pairs of a right and a wrong answer in which the right one has the higher
+    score; equal scores count one half. (Known as the area under the ROC curve.) NaN if all answers
+    are right, or all wrong.
+
+    >>> agreement([90, 40, 40, 10], [True, True, False, False])
+    0.875
+    """
+    rows = list(zip(scores, is_right, strict=True))
+    right, wrong = ([score for score, verdict in rows if verdict is kind] for kind in (True, False))
+    pairs = len(right) * len(wrong)
+    wins = sum((r > w) + 0.5 * (r == w) for r in right for w in wrong)
+    return wins / pairs if pairs else float("nan")

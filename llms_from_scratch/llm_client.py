@@ -21,9 +21,11 @@ import requests
 from tqdm import tqdm
 
 OLLAMA_URL = "http://localhost:11434/api/chat"
+OLLAMA_RAW_URL = "http://localhost:11434/api/generate"
 OPENAI_URL = "http://localhost:8000/v1/chat/completions"
 CONNECT_SECONDS = 10.0  # until a server must accept the connection
 REPEATABLE = {"seed": 123, "temperature": 0}  # the same question gets the same answer
+OLLAMA_OPTIONS = REPEATABLE | {"num_ctx": 2048}  # tokens of the question and the answer
 TEMPORARY = {408, 425, 429, 500, 502, 503, 504}  # HTTP statuses that a second try may mend
 
 
@@ -86,6 +88,8 @@ def query_model(
     retries: int = 2,
     pause: float = 1.0,
     budget: Budget | None = None,
+    system: str | None = None,
+    options: dict | None = None,
 ) -> str:
     """Ask a model of an Ollama server, and return its whole answer (section 7.8).
 
@@ -94,19 +98,52 @@ def query_model(
     after ``pause`` seconds, then after twice as many, or after as many as the server asks for
     (``Retry-After``). Raises ``JudgeUnavailableError`` if there is no server or no such model (the
     message says what to do), and ``JudgeError`` otherwise.
+
+    ``system`` is said to the model before the question. ``options`` are Ollama's, for example
+    ``num_predict``, the most tokens of an answer; without them, the same question gets the same
+    answer.
     """
     request = {
         "model": model,
-        "messages": [{"role": "user", "content": prompt}],
-        "options": REPEATABLE | {"num_ctx": 2048},  # seed and temperature count only in here
+        "messages": _messages(prompt, system),
+        "options": OLLAMA_OPTIONS | (options or {}),  # seed and temperature count only in here
     }
+    return _ask_ollama(request, url, timeout).ask(retries, pause, budget or Budget())
+
+
+def query_raw(
+    prompt: str,
+    model: str = "llama3",
+    url: str = OLLAMA_RAW_URL,
+    timeout: float = 300.0,
+    retries: int = 2,
+    pause: float = 1.0,
+    budget: Budget | None = None,
+    options: dict | None = None,
+) -> str:
+    """What a model of an Ollama server writes after ``prompt``, around which no template is put.
+
+    The prompt may hold the marks of the model's template, ``<|im_start|>`` say. Otherwise like
+    ``query_model``.
+    """
+    request = {"model": model, "prompt": prompt, "raw": True}
+    request["options"] = OLLAMA_OPTIONS | (options or {})
+    return _ask_ollama(request, url, timeout).ask(retries, pause, budget or Budget())
+
+
+def _messages(prompt: str, system: str | None) -> list[dict]:
+    before = [{"role": "system", "content": system}] if system else []
+    return [*before, {"role": "user", "content": prompt}]
+
+
+def _ask_ollama(request: dict, url: str, timeout: float) -> "_Exchange":
+    model = request["model"]
     no_server = (
         f"no Ollama server answers at {url}: start the Ollama app or run `ollama serve`, then "
         f"`ollama pull {model}`"
     )
     no_model = f"the server has no model {model!r}: run `ollama pull {model}`, or name another one"
-    exchange = _Exchange(url, request, {}, _read_stream, no_server, no_model, timeout)
-    return exchange.ask(retries, pause, budget or Budget())
+    return _Exchange(url, request, {}, _read_stream, no_server, no_model, timeout)
 
 
 def query_openai(
@@ -118,15 +155,18 @@ def query_openai(
     retries: int = 2,
     pause: float = 1.0,
     budget: Budget | None = None,
+    system: str | None = None,
+    options: dict | None = None,
 ) -> str:
     """Ask a model of a server that speaks OpenAI's protocol; otherwise like ``query_model``.
 
-    Take the key from an environment variable. It is in no message, also if the server repeats it.
+    ``options`` are further fields of the request, for example ``max_completion_tokens``. Take the
+    key from an environment variable. It is in no message, also if the server repeats it.
     """
     request = {
         "model": model,
-        "messages": [{"role": "user", "content": prompt}],
-        **REPEATABLE,
+        "messages": _messages(prompt, system),
+        **(REPEATABLE | (options or {})),
     }
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     no_server = f"no server answers at {url}: start one, or give the right URL"
@@ -269,7 +309,8 @@ def _read_stream(response: requests.Response, deadline: float) -> tuple[str, int
         piece = _parse_object(line)
         if "error" in piece:
             raise JudgeError(f"the server reports: {piece['error']}")
-        parts.append(_text_in(piece.get("message")))
+        raw = "response" in piece  # of /api/generate
+        parts.append(_text_in({"content": piece["response"]} if raw else piece.get("message")))
         if piece.get("done"):
             return "".join(parts), _sum_of(piece, "prompt_eval_count", "eval_count")
     raise JudgeError("the answer was cut")
@@ -320,13 +361,15 @@ def ask_all(
     path: str | Path | None = None,
     workers: int = 4,
     progress: bool = True,
+    about: str = "",
 ) -> list[str | JudgeError]:
     """The answer to each prompt, or the error of it, ``workers`` questions at a time.
 
     ``ask`` is a function like ``query_model`` with its options bound (``functools.partial``). Each
     answer is appended to the file ``path`` as soon as it is there, one JSON object a line, and is
     not asked for again by a later call with the same prompts; errors are. A half line, left by a
-    process that was killed, is removed.
+    process that was killed, is removed. ``about`` is what the answers depend on besides, the model
+    say: answers with another one are another file's.
 
     Raises ``JudgeUnavailableError`` (no server, budget spent) and whatever else ``ask`` raises, and
     ends at once on Ctrl-C; what had been answered until then is in the file. Raises ``ValueError``
@@ -334,7 +377,8 @@ def ask_all(
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
-    answers: dict[int, str | JudgeError] = dict(read_answers(prompts, path)) if path else {}
+    asked = [about + prompt for prompt in prompts]
+    answers: dict[int, str | JudgeError] = dict(read_answers(asked, path)) if path else {}
     todo: queue.Queue[int] = queue.Queue()
     for number in range(len(prompts)):
         if number not in answers:
@@ -351,7 +395,7 @@ def ask_all(
         try:
             for _ in range(missing):
                 number, answer = _take(done)
-                _keep(number, answer, prompts, answers, append)
+                _keep(number, answer, asked, answers, append)
                 bar.update()
         except BudgetSpentError:  # what is under way has been paid for
             stop.set()
@@ -364,7 +408,7 @@ def ask_all(
             while not done.empty():  # answered meanwhile
                 number, answer = done.get()
                 if isinstance(answer, str):
-                    _keep(number, answer, prompts, answers, append)
+                    _keep(number, answer, asked, answers, append)
     return [answers[number] for number in range(len(prompts))]
 
 
@@ -377,11 +421,11 @@ def _work(prompts, ask, todo: queue.Queue, done: queue.Queue, stop: threading.Ev
             return
         try:
             done.put((number, ask(prompts[number])))
-        except Exception as error:
+        except BaseException as error:
             done.put((number, error))
 
 
-def _take(done: queue.Queue) -> tuple[int, str | Exception]:
+def _take(done: queue.Queue) -> tuple[int, str | BaseException]:
     while True:
         with contextlib.suppress(queue.Empty):
             return done.get(timeout=0.2)  # on Windows, Ctrl-C waits for the end of a get

@@ -550,7 +550,7 @@ def test_the_script_reports_what_has_no_score_and_writes_all_answers(
     path, out = tmp_path / "answers.json", tmp_path / "scores.json"
     path.write_text(json.dumps([ENTRY | {"model_response": "Cold."}] * 4), encoding="utf-8")
     url = server.url.removesuffix("/api/chat")
-    summary = main(path, api=api, model="a-judge", url=url, out=out)
+    summary = main(path, api=api, model="a-judge", url=url, out=out, concurrency=1)
     assert server.requests[0][0] == {"ollama": "/api/chat", "openai": "/v1/chat/completions"}[api]
     assert server.requests[0][1].get("Authorization") == (
         "Bearer secret" if api == "openai" else None
@@ -651,28 +651,62 @@ def test_a_server_that_trickles_gets_no_more_time_than_it_was_given(part, query)
         trickling.shutdown()
 
 
-def test_the_script_keeps_what_has_been_judged_when_the_server_dies(server, tmp_path):
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), JudgeUnavailableError("it is gone")])
+def test_the_script_keeps_what_has_been_judged_and_goes_on_from_there(tmp_path, capsys, stop):
+    folder = Path(__file__).resolve().parent.parent / "ch07" / "01_main-chapter-code"
+    main = runpy.run_path(str(folder / "ollama_evaluate.py"))["main"]
+    asked, is_gone = [], [True]
+
+    def query(prompt, **options):
+        if is_gone and len(asked) == 2:
+            raise stop
+        asked.append(prompt)
+        return "80"
+
+    main.__globals__["query_model"] = query
+    path, out = tmp_path / "answers.json", tmp_path / "new" / "scores.json"
+    data = [ENTRY | {"model_response": f"Cold {number}."} for number in range(4)]
+    path.write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(type(stop)):
+        main(path, out=out, concurrency=1)
+    kept = tmp_path / "new" / "scores-answers.jsonl"
+    assert len(kept.read_text(encoding="utf-8").splitlines()) == 2 and not out.exists()
+    assert "the same command goes on from there" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="answers to other prompts"):
+        main(path, out=out, model="another-judge")
+    is_gone.clear()
+    assert main(path, out=out, concurrency=3)["scored"] == 4
+    assert len(asked) == 4 and len(set(asked)) == 4  # each was answered once
+    judgements = json.loads(out.read_text(encoding="utf-8"))["judgements"]
+    assert [judgement["score"] for judgement in judgements] == [80] * 4
+    assert not kept.exists()
+
+
+def test_a_failed_request_is_made_again_by_the_next_run_alone(tmp_path):
     folder = Path(__file__).resolve().parent.parent / "ch07" / "01_main-chapter-code"
     main = runpy.run_path(str(folder / "ollama_evaluate.py"))["main"]
     asked = []
 
     def query(prompt, **options):
         asked.append(prompt)
-        if len(asked) == 3:
-            raise stop
+        if "Cold 1." in prompt and len(asked) < 4:
+            raise JudgeError("HTTP status 500")
         return "80"
 
     main.__globals__["query_model"] = query
-    path, out = tmp_path / "answers.json", tmp_path / "new" / "scores.json"
-    path.write_text(json.dumps([ENTRY | {"model_response": "Cold."}] * 4), encoding="utf-8")
-    for stop in (KeyboardInterrupt(), JudgeUnavailableError("it is gone")):
-        asked.clear()
-        out.unlink(missing_ok=True)
-        with pytest.raises(type(stop)):
-            main(path, out=out)
-        kept = json.loads(out.read_text(encoding="utf-8"))
-        assert kept["stopped_before_entry"] == 2 and kept["mean"] == 80
-        assert [judgement["score"] for judgement in kept["judgements"]] == [80, 80]
+    path, out = tmp_path / "answers.json", tmp_path / "scores.json"
+    data = [ENTRY | {"model_response": f"Cold {number}."} for number in range(3)]
+    path.write_text(json.dumps(data), encoding="utf-8")
+    assert main(path, out=out)["failed"] == 1
+    assert main(path, out=out)["scored"] == 3
+    assert len(asked) == 4
+
+
+def test_the_script_refuses_no_questions_at_a_time(tmp_path):
+    folder = Path(__file__).resolve().parent.parent / "ch07" / "01_main-chapter-code"
+    main = runpy.run_path(str(folder / "ollama_evaluate.py"))["main"]
+    with pytest.raises(ValueError, match="concurrency must be at least 1, got 0"):
+        main(tmp_path / "nowhere.json", concurrency=0)
 
 
 @pytest.mark.parametrize("out", ["", "."])

@@ -5,6 +5,8 @@ Examples:
     python ollama_evaluate.py --file_path responses.json --model phi3 --url http://gpu-box:11434
     python ollama_evaluate.py --file_path responses.json --api openai --model gpt-4o-mini \\
         --url https://api.openai.com        # the key is read from OPENAI_API_KEY
+    python ollama_evaluate.py --file_path responses.json --out scores.json   # after Ctrl-C, the
+                                             # same command goes on where it was
     python ollama_evaluate.py --file_path responses.json --api rules   # no server: see below
     python ollama_evaluate.py --file_path responses.json --api rouge   # likewise
 
@@ -54,11 +56,17 @@ def main(
     timeout: float = 300.0,
     retries: int = 2,
     limit: int | None = None,
+    concurrency: int = 4,
     out: str | Path | None = None,
 ) -> dict:
-    """Print and return a summary; with ``out``, write it and all of the judge's answers as JSON."""
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1 entry, got {limit}")
+    """Print and return a summary; with ``out``, write it and all of the judge's answers as JSON.
+
+    Until the run is complete, a file beside ``out`` keeps the answers that are there, and another
+    run with the same arguments asks for the others only.
+    """
+    for name, value in (("limit", limit), ("concurrency", concurrency)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
     check_output(out)
     data = load_entries(file_path)[:limit]
     if api in ("rules", "rouge"):
@@ -68,19 +76,20 @@ def main(
         write_summary(out, summary)
         return summary
     options = {"model": model, "timeout": timeout, "retries": retries}
+    options["url"] = full_url(url, OLLAMA_URL if api == "ollama" else OPENAI_URL)
     if api == "ollama":
-        ask = partial(query_model, url=full_url(url, OLLAMA_URL), **options)
+        ask = partial(query_model, **options)
     else:
-        key = os.environ.get("OPENAI_API_KEY")
-        ask = partial(query_openai, url=full_url(url, OPENAI_URL), api_key=key, **options)
-    about = {"judge": model, "file": Path(file_path).name}
-    judgements = []
+        ask = partial(query_openai, api_key=os.environ.get("OPENAI_API_KEY"), **options)
+    judge = f"{api} {model} {options['url']}\n"
+    kept = answers_file(out)
     try:
-        judge_responses(data, json_key, ask, judgements.append)
+        judgements = judge_responses(data, json_key, ask, kept, concurrency, judge)
     except (KeyboardInterrupt, JudgeError):
-        if judgements:  # what has been judged so far is not lost
-            write_judgements(out, {**about, "stopped_before_entry": len(judgements)}, judgements)
+        if kept and kept.is_file():
+            print(f"What has been judged is in {kept}: the same command goes on from there.")
         raise
+    about = {"judge": model, "file": Path(file_path).name}
     summary = {**about, **summarize_judgements(judgements)}
     num_scores = summary["scored"] + summary["empty"]
     print(f"Number of scores: {num_scores} of {len(data)}")
@@ -93,7 +102,14 @@ def main(
             f"{summary['lowest_mean']:.2f} and {summary['highest_mean']:.2f}."
         )
     write_judgements(out, summary, judgements)
+    if kept and not summary["failed"]:
+        kept.unlink(missing_ok=True)  # all of it is in out
     return summary
+
+
+def answers_file(out: str | Path | None) -> Path | None:
+    """Where the judge's answers are kept while a run is under way."""
+    return Path(out).with_name(f"{Path(out).stem}-answers.jsonl") if out else None
 
 
 def check_output(out: str | Path | None) -> None:
@@ -105,9 +121,8 @@ def check_output(out: str | Path | None) -> None:
 
 
 def write_judgements(out: str | Path | None, summary: dict, judgements: list) -> None:
-    counts = summarize_judgements(judgements)
     answers = [vars(judgement) for judgement in judgements]
-    write_summary(out, summary | counts | {"judgements": answers})
+    write_summary(out, summary | {"judgements": answers})
 
 
 def write_summary(out: str | Path | None, summary: dict) -> None:
@@ -168,6 +183,9 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     )
     parser.add_argument("--retries", type=int, default=2, help="after an error (default: 2)")
     parser.add_argument("--limit", type=int, help="only so many entries, to try it out")
+    parser.add_argument(
+        "--concurrency", type=int, default=4, help="questions at a time (default: 4)"
+    )
     parser.add_argument("--out", help="JSON file for the summary and all answers of the judge")
     return parser, parser.parse_args()
 
