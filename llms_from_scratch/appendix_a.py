@@ -132,6 +132,30 @@ def own_share(dataset: Dataset, batch_size: int) -> DataLoader:
     return DataLoader(Subset(dataset, indices), batch_size=batch_size)
 
 
+def train_one_epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    train_loader: Iterable,
+    device: torch.device | str,
+) -> tuple[int, float]:
+    """One pass over this rank's points. Returns the last batch's size and its loss."""
+    model.train()
+    for features, labels in train_loader:
+        features, labels = features.to(device), labels.to(device)
+        loss = F.cross_entropy(model(features), labels)
+        optimizer.zero_grad()
+        loss.backward()  # also averages the gradients over all ranks
+        optimizer.step()  # so all ranks take the same step
+    return len(labels), loss.item()
+
+
+def print_accuracy(name: str, model: nn.Module, loader: Iterable, device) -> None:
+    """Rank 0 prints the accuracy over the points of all ranks together."""
+    correct, total = sum_over_ranks(count_correct(model, loader, device), device)
+    if dist.get_rank() == 0:
+        print(f"{name} accuracy: {correct / total:.2f} ({correct:.0f} of {total:.0f} points)")
+
+
 def main(
     rank: int,
     world_size: int,
@@ -139,41 +163,24 @@ def main(
     batch_size: int = 2,
     save_to: str | Path | None = None,
 ) -> None:
-    """Train the toy network as process ``rank`` of ``world_size``; rank 0 reports and saves.
-
-    On an error the process just ends: whoever started it then stops the other ones.
-    """
+    """Train the toy network as process ``rank`` of ``world_size``; rank 0 reports and saves."""
     device = ddp_setup(rank, world_size)
     torch.manual_seed(123)  # in each process: the random numbers of the parent are not inherited
     train_loader, test_loader = prepare_dataset(batch_size)
-
     network = NeuralNetwork(num_inputs=2, num_outputs=2).to(device)
     model = DistributedDataParallel(network)  # starts all ranks with the weights of rank 0
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
 
     for epoch in range(num_epochs):
         train_loader.sampler.set_epoch(epoch)  # a new order in each epoch, the same in all ranks
-        model.train()
-        for features, labels in train_loader:
-            features, labels = features.to(device), labels.to(device)
-            loss = F.cross_entropy(model(features), labels)
-            optimizer.zero_grad()
-            loss.backward()  # also averages the gradients over all ranks
-            optimizer.step()  # so all ranks take the same step
-        print(
-            f"[Rank {rank}] Epoch: {epoch + 1:03d}/{num_epochs:03d}"
-            f" | Batch size: {len(labels)} | Train loss: {loss.item():.2f}\n",
-            end="",  # text and line break in one piece, or the lines of two ranks may mix
-            flush=True,
-        )
+        size, loss = train_one_epoch(model, optimizer, train_loader, device)
+        text = f"Epoch: {epoch + 1:03d}/{num_epochs:03d} | Batch size: {size}"
+        # Text and line break in one piece, or the lines of two ranks may mix
+        print(f"[Rank {rank}] {text} | Train loss: {loss:.2f}\n", end="", flush=True)
 
-    train_share = own_share(train_loader.dataset, batch_size)
-    for name, loader in (("Training", train_share), ("Test", test_loader)):
-        # The network itself: the wrapper would expect the same number of batches in all ranks
-        counts = count_correct(network, loader, device)
-        correct, total = sum_over_ranks(counts, device)
-        if rank == 0:
-            print(f"{name} accuracy: {correct / total:.2f} ({correct:.0f} of {total:.0f} points)")
+    # The network itself: the wrapper would expect the same number of batches in all ranks
+    print_accuracy("Training", network, own_share(train_loader.dataset, batch_size), device)
+    print_accuracy("Test", network, test_loader, device)
     if rank == 0 and save_to:
         torch.save(network.state_dict(), save_to)  # all ranks have the same weights
     dist.destroy_process_group()

@@ -6,7 +6,12 @@ from collections.abc import Iterable
 import torch
 import torch.nn as nn
 
-from llms_from_scratch.ch05 import calc_loss_batch, evaluate_model, generate_and_print_sample
+from llms_from_scratch.ch05 import (
+    calc_loss_batch,
+    evaluate_model,
+    generate_and_print_sample,
+    print_losses,
+)
 
 ORIG_BOOK_VERSION = False  # True: clip only after the warmup's last step, as the first printing did
 
@@ -36,9 +41,35 @@ def learning_rate(
 
 
 def find_highest_gradient(model: nn.Module) -> float | None:
-    """The largest entry of all gradients; ``None`` before the first backward pass (section D.3)."""
+    """The largest positive entry of all gradients; ``None`` if there are none (section D.3)."""
     highest = [p.grad.max() for p in model.parameters() if p.grad is not None]
     return torch.stack(highest).max().item() if highest else None
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float, shares: list[float]) -> None:
+    """Give each parameter group its share of the rate ``lr``: 1 for all, in most cases."""
+    for param_group, share in zip(optimizer.param_groups, shares, strict=True):
+        param_group["lr"] = lr * share
+
+
+def update_and_clip(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    input_batch: torch.Tensor,
+    target_batch: torch.Tensor,
+    device: torch.device | str,
+    max_norm: float | None = 1.0,
+) -> None:
+    """The update of chapter 5, with a limit to the norm of the gradient (section D.4).
+
+    ``max_norm=None`` sets no limit.
+    """
+    optimizer.zero_grad()
+    loss = calc_loss_batch(input_batch, target_batch, model, device)
+    loss.backward()
+    if max_norm is not None:  # this is new
+        nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    optimizer.step()
 
 
 def train_model(
@@ -75,38 +106,22 @@ def train_model(
     shares = [param_group["lr"] / peak_lr for param_group in optimizer.param_groups]
     train_losses, val_losses, track_tokens_seen, track_lrs = [], [], [], []
     tokens_seen, global_step = 0, -1
-
+    first_clipped = warmup_steps + 1 if ORIG_BOOK_VERSION else warmup_steps
     for epoch in range(n_epochs):
         model.train()
         for input_batch, target_batch in train_loader:
-            optimizer.zero_grad()
             global_step += 1
-
             lr = learning_rate(global_step, total_steps, warmup_steps, initial_lr, peak_lr, min_lr)
-            for param_group, share in zip(optimizer.param_groups, shares, strict=True):
-                param_group["lr"] = lr * share
+            set_learning_rate(optimizer, lr, shares)
             track_lrs.append(lr)
-
-            loss = calc_loss_batch(input_batch, target_batch, model, device)
-            loss.backward()
-            first_clipped = warmup_steps + 1 if ORIG_BOOK_VERSION else warmup_steps
-            if max_norm is not None and global_step >= first_clipped:
-                nn.utils.clip_grad_norm_(model.parameters(), max_norm)
-            optimizer.step()
+            limit = max_norm if global_step >= first_clipped else None
+            update_and_clip(model, optimizer, input_batch, target_batch, device, limit)
             tokens_seen += input_batch.numel()
-
             if global_step % eval_freq == 0:
-                train_loss, val_loss = evaluate_model(
-                    model, train_loader, val_loader, device, eval_iter
-                )
-                train_losses.append(train_loss)
-                val_losses.append(val_loss)
+                losses = evaluate_model(model, train_loader, val_loader, device, eval_iter)
+                print_losses(epoch, global_step, *losses, unit="Iter")
+                train_losses.append(losses[0])
+                val_losses.append(losses[1])
                 track_tokens_seen.append(tokens_seen)
-                print(
-                    f"Ep {epoch + 1} (Iter {global_step:06d}): "
-                    f"Train loss {train_loss:.3f}, Val loss {val_loss:.3f}"
-                )
-
         generate_and_print_sample(model, tokenizer, device, start_context)
-
     return train_losses, val_losses, track_tokens_seen, track_lrs

@@ -29,7 +29,7 @@ class LoRALayer(nn.Module):
         if rank < 1:
             raise ValueError(f"rank must be at least 1, got {rank}")
         self.A = nn.Parameter(torch.empty(in_dim, rank))
-        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # as nn.Linear starts
+        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # the rule by which nn.Linear starts
         self.B = nn.Parameter(torch.zeros(rank, out_dim))
         self.dropout = nn.Dropout(dropout)
         self.alpha = alpha
@@ -42,9 +42,8 @@ class LoRALayer(nn.Module):
 class LinearWithLoRA(nn.Module):
     """A linear layer and, added to it, its low-rank change (section E.4).
 
-    Input (..., in_features), output (..., out_features). ``merge`` moves the change into a weight
-    of the layer's own, also if it shared its weight with an embedding, and leaves ``B`` at zero;
-    ``unmerge`` puts both back, bit for bit.
+    Input (..., in_features), output (..., out_features). While the change is merged into the
+    weight, see ``merge_lora``, the layer alone is computed.
     """
 
     def __init__(self, linear: nn.Linear, rank: int, alpha: float, dropout: float = 0.0):
@@ -56,20 +55,6 @@ class LinearWithLoRA(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.linear(x) if self.merged else self.linear(x) + self.lora(x)
-
-    def merge(self) -> None:
-        if not self.merged:
-            weight, B = self.linear.weight, self.lora.B.data
-            change = self.lora.scaling * (self.lora.A.data @ B)  # (in_features, out_features)
-            self.linear.weight = nn.Parameter(weight.data + change.T, weight.requires_grad)
-            self.lora.B.data = torch.zeros_like(B)
-            self.merged, self.kept = True, (weight, B)  # a tuple is no part of the model's state
-
-    def unmerge(self) -> None:
-        if self.merged:
-            (weight, B), now = self.kept, self.linear.weight
-            weight.data, self.lora.B.data = weight.data.to(now), B.to(now)  # it may have moved
-            self.linear.weight, self.merged, self.kept = weight, False, None
 
     def _load_from_state_dict(self, *args) -> None:
         self.merged, self.kept = False, None  # the loaded state takes the place of all this
@@ -91,21 +76,28 @@ def replace_linear_with_lora(
 
 
 def merge_lora(model: nn.Module) -> None:
-    """Merge all low-rank changes of a model into its weights; ``unmerge_lora`` undoes it.
+    """Add all low-rank changes of a model to its weights; ``unmerge_lora`` undoes it.
 
-    Meanwhile the weights from before are kept, which takes as much memory again. The state of a
-    merged model has changed weights and changes of zero: loaded anywhere, it computes the same.
+    A layer that shared its weight, with an embedding say, gets one of its own. Meanwhile the old
+    weights are kept, which takes as much memory again. The state of a merged model has changed
+    weights and changes of zero: loaded anywhere, it computes the same.
     """
-    for module in model.modules():
-        if isinstance(module, LinearWithLoRA):
-            module.merge()
+    for layer in model.modules():
+        if isinstance(layer, LinearWithLoRA) and not layer.merged:
+            weight, B = layer.linear.weight, layer.lora.B.data
+            change = layer.lora.scaling * (layer.lora.A.data @ B)  # (in_features, out_features)
+            layer.linear.weight = nn.Parameter(weight.data + change.T, weight.requires_grad)
+            layer.lora.B.data = torch.zeros_like(B)
+            layer.merged, layer.kept = True, (weight, B)  # a tuple is no part of the model's state
 
 
 def unmerge_lora(model: nn.Module) -> None:
-    """Give a model the weights and changes from before ``merge_lora``, to train them further."""
-    for module in model.modules():
-        if isinstance(module, LinearWithLoRA):
-            module.unmerge()
+    """Give a model the weights and changes from before ``merge_lora``, bit for bit."""
+    for layer in model.modules():
+        if isinstance(layer, LinearWithLoRA) and layer.merged:
+            (weight, B), now = layer.kept, layer.linear.weight
+            weight.data, layer.lora.B.data = weight.data.to(now), B.to(now)  # it may have moved
+            layer.linear.weight, layer.merged, layer.kept = weight, False, None
 
 
 def lora_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:

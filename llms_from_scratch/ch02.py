@@ -69,10 +69,8 @@ class GPTDatasetV1(Dataset):
     """Sliding windows over a text, with targets one token ahead (section 2.6).
 
     Item ``i`` is ``(input_ids[i], target_ids[i])``, two int64 tensors of shape (max_length,).
-    Both attributes are views on one token tensor, so overlapping windows cost no memory.
-
-    Raises ``ValueError`` if ``max_length`` or ``stride`` is below 1, or if the text has fewer than
-    ``max_length + 1`` tokens.
+    Both attributes are views on one token tensor, so overlapping windows cost no memory. Raises
+    ``ValueError`` for a ``max_length`` or ``stride`` below 1, and for too short a text.
     """
 
     def __init__(self, txt: str, tokenizer, max_length: int, stride: int):

@@ -68,8 +68,7 @@ class CausalAttention(nn.Module):
         self.W_key = nn.Linear(d_in, d_out, bias=qkv_bias)
         self.W_value = nn.Linear(d_in, d_out, bias=qkv_bias)
         self.dropout = nn.Dropout(dropout)
-        mask = torch.triu(torch.ones(context_length, context_length), diagonal=1)
-        self.register_buffer("mask", mask)
+        self.register_buffer("mask", torch.ones(context_length, context_length).triu(diagonal=1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.attend(self.W_query(x), self.W_key(x), self.W_value(x))
@@ -110,6 +109,16 @@ class MultiHeadAttentionWrapper(nn.Module):
         return torch.cat([head(x) for head in self.heads], dim=-1)
 
 
+def split_heads(x: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """Cut each token's vector into heads: (b, num_tokens, d) to (b, num_heads, num_tokens, d / h).
+
+    Each head gets a part of every token's vector, of width head_dim (section 3.6.2).
+    """
+    b, num_tokens, width = x.shape
+    x = x.view(b, num_tokens, num_heads, width // num_heads)  # cut within each token
+    return x.transpose(1, 2)  # (b, num_heads, num_tokens, head_dim)
+
+
 class MultiHeadAttention(CausalAttention):
     """Causal attention with all heads in one matrix product (section 3.6.2).
 
@@ -129,21 +138,16 @@ class MultiHeadAttention(CausalAttention):
         if d_out % num_heads != 0:
             raise ValueError(f"d_out must be divisible by num_heads, got {d_out=}, {num_heads=}")
         super().__init__(d_in, d_out, context_length, dropout, qkv_bias)
-        self.num_heads = num_heads
-        self.head_dim = d_out // num_heads
+        self.num_heads, self.head_dim = num_heads, d_out // num_heads
         self.out_proj = nn.Linear(d_out, d_out)  # lets the heads mix
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        queries = self.split_heads(self.W_query(x))  # (b, num_heads, num_tokens, head_dim)
-        keys = self.split_heads(self.W_key(x))
-        values = self.split_heads(self.W_value(x))
+        queries = split_heads(self.W_query(x), self.num_heads)
+        keys = split_heads(self.W_key(x), self.num_heads)
+        values = split_heads(self.W_value(x), self.num_heads)
         context = self.attend(queries, keys, values)  # (b, num_heads, num_tokens, head_dim)
         context = context.transpose(1, 2).flatten(2)  # (b, num_tokens, d_out): heads side by side
         return self.out_proj(context)  # (b, num_tokens, d_out)
-
-    def split_heads(self, x: torch.Tensor) -> torch.Tensor:
-        b, num_tokens, _ = x.shape
-        return x.view(b, num_tokens, self.num_heads, self.head_dim).transpose(1, 2)
 
 
 class PyTorchMultiHeadAttention(nn.Module):

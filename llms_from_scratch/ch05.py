@@ -154,6 +154,34 @@ def generate_and_print_sample(
     print(token_ids_to_text(token_ids, tokenizer).replace("\n", " "))
 
 
+def update_weights(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    input_batch: torch.Tensor,
+    target_batch: torch.Tensor,
+    device: torch.device | str,
+) -> None:
+    """One update, with the four steps that all training is made of (section 5.2)."""
+    optimizer.zero_grad()  # 1. forget the gradients of the batch before
+    loss = calc_loss_batch(input_batch, target_batch, model, device)  # 2. how wrong is it?
+    loss.backward()  # 3. the gradient of the loss for each weight
+    optimizer.step()  # 4. move each weight against its gradient
+
+
+def print_losses(
+    epoch: int, step: int, train_loss: float, val_loss: float, unit: str = "Step"
+) -> None:
+    """One line of progress; epochs are counted from 1, steps from 0."""
+    losses = f"Train loss {train_loss:.3f}, Val loss {val_loss:.3f}"
+    print(f"Ep {epoch + 1} ({unit} {step:06d}): {losses}")
+
+
+def check_has_batches(data_loader: Iterable) -> None:
+    """Raise ``ValueError`` for a loader without a batch, if it can be seen before it is read."""
+    if hasattr(data_loader, "__len__") and len(data_loader) == 0:
+        raise ValueError("the training data have no batch: use more text or a smaller batch")
+
+
 def train_model_simple(
     model: nn.Module,
     train_loader: Iterable,
@@ -166,40 +194,23 @@ def train_model_simple(
     start_context: str,
     tokenizer,
 ) -> tuple[list[float], list[float], list[int]]:
-    """Train a GPT; print losses every ``eval_freq`` updates and a sample per epoch (section 5.2).
-
-    Returns the training losses, the validation losses, and the tokens seen at each of them. Raises
-    ``ValueError`` if the training data have no batch.
-    """
+    """Train a GPT (section 5.2). Returns training losses, validation losses, and tokens seen."""
+    check_has_batches(train_loader)
     train_losses, val_losses, track_tokens_seen = [], [], []
     tokens_seen, global_step = 0, -1
-
     for epoch in range(num_epochs):
         model.train()
         for input_batch, target_batch in train_loader:
-            optimizer.zero_grad()  # forget the gradients of the previous batch
-            loss = calc_loss_batch(input_batch, target_batch, model, device)
-            loss.backward()  # gradient of the loss for each weight
-            optimizer.step()  # move the weights against it
+            update_weights(model, optimizer, input_batch, target_batch, device)
             tokens_seen += input_batch.numel()
             global_step += 1
-
             if global_step % eval_freq == 0:
-                train_loss, val_loss = evaluate_model(
-                    model, train_loader, val_loader, device, eval_iter
-                )
-                train_losses.append(train_loss)
-                val_losses.append(val_loss)
+                losses = evaluate_model(model, train_loader, val_loader, device, eval_iter)
+                print_losses(epoch, global_step, *losses)
+                train_losses.append(losses[0])
+                val_losses.append(losses[1])
                 track_tokens_seen.append(tokens_seen)
-                print(
-                    f"Ep {epoch + 1} (Step {global_step:06d}): "
-                    f"Train loss {train_loss:.3f}, Val loss {val_loss:.3f}"
-                )
-
-        if global_step < 0:
-            raise ValueError("the training data have no batch: use more text or a smaller batch")
         generate_and_print_sample(model, tokenizer, device, start_context)
-
     return train_losses, val_losses, track_tokens_seen
 
 

@@ -146,14 +146,14 @@ def network():
     """The toy network: every unit is connected with every unit of the layer before."""
     fig, ax = canvas(8.6, 4.4)
     layers = [
-        (1.2, ["$x_1$", "$x_2$"], GREY, "2 inputs"),
+        (1.2, ["$x_1$", "$x_2$", "…", "$x_{50}$"], GREY, "50 inputs"),
         (3.2, ["", "", "…", ""], BLUE, "first hidden layer\n30 units, ReLU"),
         (5.4, ["", "", "…", ""], BLUE, "second hidden layer\n20 units, ReLU"),
-        (7.4, ["0", "1"], ORANGE, "2 outputs\n(logits)"),
+        (7.4, ["0", "1", "2"], ORANGE, "3 outputs\n(logits)"),
     ]
     places = []
     for x, texts, _, _ in layers:
-        middle = 2.65
+        middle = 2.45
         step = 0.8
         top = middle + step * (len(texts) - 1) / 2
         places.append([(x, top - step * i) for i in range(len(texts))])
@@ -168,9 +168,9 @@ def network():
             ax.text(left, y, text, ha="center", va="center", fontsize=10, zorder=3)
         label(ax, x, 0.55, name, size=9)
     for x, text in (
-        (2.2, "2 · 30 + 30\n= 90"),
+        (2.2, "50 · 30 + 30\n= 1,530"),
         (4.3, "30 · 20 + 20\n= 620"),
-        (6.4, "20 · 2 + 2\n= 42"),
+        (6.4, "20 · 3 + 3\n= 63"),
     ):
         label(ax, x, 4.1, text, size=9)
     label(ax, 0.15, 4.1, "parameters:", ha="left", size=9, weight="bold")
