@@ -66,6 +66,7 @@ __all__ = [
     "PromptStyle",
     "answer_check",
     "calc_mean_token_loss",
+    "check_any_left",
     "check_entries",
     "check_if_running",
     "custom_collate_draft_1",
@@ -94,6 +95,7 @@ __all__ = [
     "query_model",
     "query_openai",
     "rouge_l",
+    "rows_with_response",
     "save_finetuned",
     "score_verifiable",
     "split_data",
@@ -304,8 +306,7 @@ class InstructionDataset(Dataset):
     """Entries as lists of token ids, prompt and response without end token (section 7.3).
 
     If ``allowed_max_length`` is given, entries whose prompt alone has that many tokens are left
-    out, since nothing of their response would be learned. ``num_dropped`` counts them, and
-    ``data`` holds the others. Raises ``ValueError`` if no entry is left.
+    out: nothing of their response would be learned. ``num_dropped`` counts them.
     """
 
     def __init__(self, data, tokenizer, prompt_style="alpaca", allowed_max_length=None):
@@ -317,17 +318,22 @@ class InstructionDataset(Dataset):
                 self.encoded_texts.append(token_ids)
                 self.prompt_lengths.append(prompt_length)
         self.num_dropped = len(data) - len(self.data)
-        if not self.data:
-            raise ValueError(
-                f"no entry is left: {len(data)} given, and each prompt fills "
-                f"allowed_max_length={allowed_max_length} tokens: raise the limit"
-            )
+        check_any_left(self, allowed_max_length)
 
     def __getitem__(self, index):
         return self.encoded_texts[index]
 
     def __len__(self):
         return len(self.data)
+
+
+def check_any_left(dataset: InstructionDataset, allowed_max_length: int | None) -> None:
+    """Raise ``ValueError`` for a dataset without entries."""
+    if not dataset.data:
+        raise ValueError(
+            f"no entry is left: {dataset.num_dropped} given, and each prompt fills "
+            f"allowed_max_length={allowed_max_length} tokens: raise the limit"
+        )
 
 
 class InstructionDatasetWithMasking(InstructionDataset):
@@ -399,8 +405,22 @@ def custom_collate_with_masking_fn(
 ):
     """``custom_collate_fn`` for items ``(prompt_length, token_ids)``: no prompt is learned (7.2).
 
-    A row of whose response ``allowed_max_length`` leaves nothing is dropped, and a warning says how
-    many; ``ValueError`` if none is left. ``InstructionDataset`` can drop them beforehand.
+    Rows of whose response ``allowed_max_length`` leaves nothing are dropped, with a warning.
+    ``InstructionDataset`` can drop them beforehand.
+    """
+    kept = rows_with_response(batch, allowed_max_length)
+    inputs, targets = custom_collate_fn(
+        [item for _, item in kept], pad_token_id, ignore_index, allowed_max_length, device
+    )
+    for row, (prompt_length, _) in zip(targets, kept, strict=True):
+        row[: max(prompt_length - 1, 0)] = ignore_index  # targets are one token ahead of inputs
+    return inputs, targets
+
+
+def rows_with_response(batch, allowed_max_length=None) -> list[tuple[int, list[int]]]:
+    """Those of the items ``(prompt_length, token_ids)`` of whose response something is left.
+
+    A warning says how many are not; ``ValueError`` if none is left.
     """
     kept = [
         (prompt_length, item)
@@ -414,13 +434,8 @@ def custom_collate_with_masking_fn(
         )
         if not kept:
             raise ValueError(f"{message}: raise the limit, or leave such entries out")
-        warnings.warn(f"{message}; they are dropped", stacklevel=2)
-    inputs, targets = custom_collate_fn(
-        [item for _, item in kept], pad_token_id, ignore_index, allowed_max_length, device
-    )
-    for row, (prompt_length, _) in zip(targets, kept, strict=True):
-        row[: max(prompt_length - 1, 0)] = ignore_index  # targets are one token ahead of inputs
-    return inputs, targets
+        warnings.warn(f"{message}; they are dropped", stacklevel=3)
+    return kept
 
 
 # --- Loss and responses (sections 7.6 and 7.7)
