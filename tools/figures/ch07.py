@@ -6,6 +6,7 @@ from drawing import (
     GREY,
     ORANGE,
     PURPLE,
+    RED,
     WHITE,
     arrow,
     box,
@@ -19,7 +20,18 @@ FOLDER = "ch07/01_main-chapter-code/figures"
 
 
 def main() -> None:
-    save_all(FOLDER, finetuning_pipeline, prompt_format, padding_and_masking)
+    save_all(
+        FOLDER,
+        finetuning_pipeline,
+        prompt_format,
+        split,
+        batch_steps,
+        batch_by_batch,
+        padding_and_masking,
+        what_counts,
+        extract_response,
+        judge,
+    )
 
 
 def finetuning_pipeline():
@@ -128,6 +140,113 @@ def padding_and_masking():
     ):
         box(ax, left, bottom, 0.25, 0.2, "", color)
         label(ax, left + 0.35, bottom + 0.1, text, size=9, ha="left")
+    return fig
+
+
+def split():
+    """The file, cut in its own order."""
+    fig, ax = canvas(7.2, 1.3)
+    for left, width, text, color in (
+        (0.1, 4.9, "935 to train", BLUE),
+        (5.05, 1.1, "110 to test", ORANGE),
+        (6.2, 0.9, "55 to\nvalidate", GREEN),
+    ):
+        box(ax, left, 0.5, width, 0.55, text, color)
+    arrow(ax, (0.1, 0.25), (7.1, 0.25))
+    label(ax, 3.6, 0.1, "order of the file", size=8.5)
+    return fig
+
+
+def batch_steps():
+    """From an entry to a batch in five steps, each with an example."""
+    fig, ax = canvas(7.6, 1.7)
+    steps = [
+        ("format", "### Instruction:\n...", BLUE),
+        ("tokenize", "[21017, 46486,\n25, ...]", BLUE),
+        ("pad", "[7, 8, 9,\nend, end]", GREY),
+        ("shift", "[8, 9, end,\nend, end]", GREEN),
+        ("mask", "[8, 9, end,\n-100, -100]", ORANGE),
+    ]
+    for i, (name, example, color) in enumerate(steps):
+        left = 0.1 + i * 1.5
+        box(ax, left, 0.95, 1.25, 0.5, name, color, weight="bold")
+        label(ax, left + 0.62, 0.45, example, size=8.5, family="monospace")
+        if i:
+            arrow(ax, (left - 0.23, 1.2), (left - 0.02, 1.2))
+    return fig
+
+
+def batch_by_batch():
+    """Padding to the longest row of each batch."""
+    fig, ax = canvas(7.4, 2.0)
+    left = 0.15
+    for number, lengths in enumerate(([3, 5, 4], [7, 6, 8], [2, 4, 3])):
+        width = max(lengths)
+        rows = [[""] * width for _ in lengths]
+        colors = [[BLUE] * n + [GREY] * (width - n) for n in lengths]
+        cells(ax, left, 1.6, rows, colors, width=0.38, height=0.36)
+        text = f"batch {number + 1}: {width} wide"
+        label(ax, left + width * 0.19, 1.8, text, size=9)
+        left += width * 0.38 + 0.35
+    for x, color, text in ((0.15, BLUE, "token"), (1.5, GREY, "padding")):
+        box(ax, x, 0.1, 0.25, 0.2, "", color)
+        label(ax, x + 0.35, 0.2, text, size=9, ha="left")
+    return fig
+
+
+def what_counts():
+    """The targets of one row in three versions."""
+    fig, ax = canvas(7.4, 2.2)
+    kinds = ["prompt"] * 5 + ["response"] * 3 + ["end"] + ["padding"] * 3
+    color_of = {"prompt": BLUE, "response": ORANGE, "end": RED, "padding": GREY}
+    short = {"prompt": "p", "response": "r", "end": "end", "padding": "pad"}
+    versions = (
+        ("all count", ()),
+        ("padding left out", ("padding",)),
+        ("prompt left out, too", ("padding", "prompt")),
+    )
+    for i, (name, left_out) in enumerate(versions):
+        texts = [["-100" if kind in left_out else short[kind] for kind in kinds]]
+        colors = [[WHITE if kind in left_out else color_of[kind] for kind in kinds]]
+        label(ax, 1.65, 1.75 - i * 0.6, name, size=9, ha="right")
+        cells(ax, 1.75, 1.95 - i * 0.6, texts, colors, width=0.46)
+    label(ax, 4.5, 0.12, "p prompt, r response; -100 is left out of the loss", size=8.5)
+    return fig
+
+
+def extract_response():
+    """What generate returns, and which part of it is the response."""
+    fig, ax = canvas(7.2, 1.5)
+    for left, width, text, color in (
+        (0.1, 3.0, "prompt", GREY),
+        (3.15, 1.5, "### Response:", WHITE),
+        (4.7, 1.7, "The meal is ...", ORANGE),
+        (6.45, 0.6, "end", RED),
+    ):
+        box(ax, left, 0.8, width, 0.5, text, color, size=9)
+    label(ax, 1.6, 0.5, "given by us", size=9)
+    label(ax, 4.1, 0.5, "written by the model", size=9)
+    label(ax, 5.55, 0.2, "kept: this box only", size=9, weight="bold")
+    arrow(ax, (5.55, 0.3), (5.55, 0.78))
+    return fig
+
+
+def judge():
+    """A question to another model, and what becomes of its answer."""
+    fig, ax = canvas(7.4, 1.9)
+    for left, width, text, color in (
+        (0.1, 1.75, "instruction,\nwanted response,\nmodel's response", BLUE),
+        (2.35, 1.5, "question:\nhow good,\n0 to 100?", WHITE),
+        (4.35, 1.3, "judge:\nanother\nmodel", PURPLE),
+        (6.15, 1.1, '"85"\nor some\nother text', ORANGE),
+    ):
+        box(ax, left, 0.75, width, 0.95, text, color, size=9)
+    for start, end in ((1.9, 2.3), (3.9, 4.3), (5.7, 6.1)):
+        arrow(ax, (start, 1.22), (end, 1.22))
+    label(ax, 4.1, 1.45, "HTTP", size=7.5)
+    label(
+        ax, 3.7, 0.35, "a clear number becomes the score; other answers are counted apart", size=9
+    )
     return fig
 
 
