@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 
 JUDGE_OF_INSTRUCTIONS = "You review the quality of instructions, and make poor ones better."
+PLACEHOLDERS = ("your new instruction", "your answer to it", "your answer")  # in the wanted form
 JUDGE_OF_ANSWERS = "You review the quality of answers, and make poor ones better."
 
 # --- What the model is asked
@@ -24,21 +25,22 @@ def build_instruction_reflection_prompt_no_input(ins: str, outp: str) -> tuple[s
         "[New Instruction] your new instruction [End]\n"
         "[New Answer] your answer to it [End]"
     )
-    return JUDGE_OF_INSTRUCTIONS, _with_sections(task, ins, outp)
+    return JUDGE_OF_INSTRUCTIONS, with_sections(task, ins, outp)
 
 
 def build_response_reflection_prompt_no_input(ins: str, outp: str) -> tuple[str, str]:
     """System prompt and prompt: make a better answer to this instruction."""
-    return JUDGE_OF_ANSWERS, _with_sections(_better_answer("the instruction"), ins, outp)
+    return JUDGE_OF_ANSWERS, with_sections(better_answer_task("the instruction"), ins, outp)
 
 
 def build_response_reflection_prompt_with_input(ins: str, inp: str, outp: str) -> tuple[str, str]:
     """System prompt and prompt: make a better answer to this instruction about an input."""
-    task = _better_answer("the instruction and its input")
-    return JUDGE_OF_ANSWERS, _with_sections(task, ins, outp, inp)
+    task = better_answer_task("the instruction and its input")
+    return JUDGE_OF_ANSWERS, with_sections(task, ins, outp, inp)
 
 
-def _better_answer(what: str) -> str:
+def better_answer_task(what: str) -> str:
+    """What to do with the answer to ``what``, and in which form."""
     return (
         f"Look at the answer to {what} above with a critical eye: is it right, helpful, on the "
         "subject, and detailed enough? Say briefly what is weak. Then write a better answer, in "
@@ -46,7 +48,8 @@ def _better_answer(what: str) -> str:
     )
 
 
-def _with_sections(task: str, ins: str, outp: str, inp: str = "") -> str:
+def with_sections(task: str, ins: str, outp: str, inp: str = "") -> str:
+    """A prompt that shows an entry, and then says what to do with it."""
     given = f"[The Start of Input]\n{inp}\n[The End of Input]\n\n" if inp else ""
     answer = f"[The Start of Answer]\n{outp}\n[The End of Answer]\n\n"
     return f"[Instruction]\n{ins}\n\n{given}{answer}[System]\n{task}\n"
@@ -55,14 +58,15 @@ def _with_sections(task: str, ins: str, outp: str, inp: str = "") -> str:
 # --- What it has answered
 
 
-def _between(tag: str, text: str) -> str:
+def text_between(tag: str, text: str) -> str:
     """What stands between ``[tag]`` and the next ``[End]``, or an empty text.
 
     If the tag comes more than once, the last one counts that is closed: the first may quote the
-    form that was asked for.
+    form that was asked for. What only repeats that form ("your answer") is an empty text too.
     """
     found = re.findall(rf"\[{tag}\]((?:(?!\[{tag}\]).)*?)\[End\]", text, re.DOTALL | re.IGNORECASE)
-    return found[-1].strip() if found else ""
+    last = found[-1].strip() if found else ""
+    return "" if last.casefold().strip(" .") in PLACEHOLDERS else last
 
 
 def extract_instruction(text: str) -> list[str]:
@@ -71,7 +75,7 @@ def extract_instruction(text: str) -> list[str]:
     >>> extract_instruction("[New Instruction] End it. [End] [New Answer] Done. [End]")
     ['End it.', 'Done.']
     """
-    return [_between("New Instruction", text), _between("New Answer", text)]
+    return [text_between("New Instruction", text), text_between("New Answer", text)]
 
 
 def extract_response(text: str) -> list[str]:
@@ -80,7 +84,7 @@ def extract_response(text: str) -> list[str]:
     >>> extract_response("Weak. [Better Answer] The End of it. [End]"), extract_response("Fine.")
     (['The End of it.'], [])
     """
-    answer = _between("Better Answer", text)
+    answer = text_between("Better Answer", text)
     return [answer] if answer else []
 
 

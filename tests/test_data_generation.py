@@ -220,6 +220,13 @@ def test_the_last_closed_answer_counts():
     assert extract_new_instruction("nothing") == ["", ""]
 
 
+def test_a_repeated_form_is_no_answer():
+    _, prompt = build_response_reflection_prompt_no_input("Ask.", "So.")
+    assert extract_response(prompt) == []
+    _, prompt = build_instruction_reflection_prompt_no_input("Ask.", "So.")
+    assert extract_new_instruction(prompt) == ["", ""]
+
+
 # --- With a server
 
 

@@ -149,6 +149,67 @@ ASSETS = {
             sample="instruction-data-synthetic.json",
         ),
         Asset(
+            name="instruction-data/instruction-examples",
+            file_name="instruction-examples.json",
+            urls=(f"{BOOK_REPOSITORY}/ch07/02_dataset-utilities/instruction-examples.json",),
+            sha256="18cb955dec50c5e543f8752b77449429f16dd8ff630d4b66f88cfef5d544410a",
+            size=39_348,
+            licence="Apache-2.0",
+            description="200 instructions with responses, for chapter 7's utilities",
+            sample="instruction-data-synthetic.json",
+        ),
+        Asset(
+            name="instruction-data/eval-example-data",
+            file_name="eval-example-data.json",
+            urls=(f"{BOOK_REPOSITORY}/ch07/03_model-evaluation/eval-example-data.json",),
+            sha256="90e9ceb4f1184f6b307fd76d0dd1e8b15bd3da200b1fc69ee897107394a775e0",
+            size=36_874,
+            licence="Apache-2.0",
+            description="100 instructions with the answers of two models, to be judged (chapter 7)",
+            sample="eval-example-synthetic.json",
+        ),
+        *(
+            Asset(
+                name=f"instruction-data/scores/{judge}-model-{number}-response",
+                file_name=f"scores/{judge}-model-{number}-response.json",
+                urls=(
+                    f"{BOOK_REPOSITORY}/ch07/03_model-evaluation/scores/"
+                    f"{judge}-model-{number}-response.json",
+                ),
+                sha256=sha256,
+                size=size,
+                licence="Apache-2.0",
+                description=f"scores of {judge} for the answers of model {number} (chapter 7)",
+                sample=f"judge-scores-synthetic-{judge}-model-{number}.json",
+            )
+            for judge, number, sha256, size in (
+                (
+                    "gpt4",
+                    1,
+                    "705f24bf17878d5e29c5cb2daeae00a64a1688756192478f91f41bf1eff85689",
+                    445,
+                ),
+                (
+                    "gpt4",
+                    2,
+                    "2b10d2abdf1f71f4f8057c012be2bf6c777823adbadb597f4d1699e06129db5a",
+                    408,
+                ),
+                (
+                    "llama3-8b",
+                    1,
+                    "a6005211110bf3d9e30dbdb17638a1918004bc490c85b0b3520798a31d7fa5a4",
+                    402,
+                ),
+                (
+                    "llama3-8b",
+                    2,
+                    "18e501530c56085aca3e6c2d7da39edc03fd85fe205f17a65ab1a400c6d61125",
+                    393,
+                ),
+            )
+        ),
+        Asset(
             name="preference-data",
             file_name="instruction-data-with-preference.json",
             urls=(
