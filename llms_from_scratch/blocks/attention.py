@@ -98,8 +98,9 @@ def attend(
 ) -> torch.Tensor:
     """Scaled dot-product attention of queries (b, num_heads, n, head_dim) to shared keys.
 
-    Keys and values are (b, num_kv_groups, total, head_dim), the result is like the queries. Query
-    heads of one group are neighbours: heads 0, 1, 2 look at keys 0, heads 3, 4, 5 at keys 1, ...
+    Keys and values are (b, num_kv_groups, total, head_dim), the result is like the queries, as wide
+    as the values. Query heads of one group are neighbours: heads 0, 1, 2 look at keys 0, heads 3,
+    4, 5 at keys 1, ...
     """
     b, num_heads, n, head_dim = queries.shape
     num_kv_groups = keys.shape[1]
@@ -110,7 +111,7 @@ def attend(
         context = nn.functional.scaled_dot_product_attention(
             queries, keys, values, attn_mask=visible, dropout_p=dropout_p, scale=scale
         )
-        return context.reshape(b, num_heads, 1, head_dim)
+        return context.reshape(b, num_heads, 1, -1)
     return nn.functional.scaled_dot_product_attention(
         queries,
         keys,

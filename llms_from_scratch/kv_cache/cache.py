@@ -28,8 +28,9 @@ class KVCache:
     ``reset(padding)`` says by how many tokens per row. Padding is never attended to, and positions
     count from the first real token. ``length`` is the number of columns in use.
 
-    A layer that keeps something else, a recurrent state say, stores it whole with
-    ``update(layer_idx, state)`` and finds it with ``get(layer_idx)``.
+    Values may be narrower than keys, of width 0 even: a layer whose keys hold all that it needs
+    keeps nothing twice. A layer that keeps something else, a recurrent state say, stores it whole
+    with ``update(layer_idx, state)`` and finds it with ``get(layer_idx)``.
     """
 
     def __init__(
@@ -138,18 +139,18 @@ class KVCache:
         Raises ``ValueError`` for too many tokens, for keys unlike those in the cache, and if
         gradients are wanted.
         """
-        if values is None:
-            self._states[layer_idx] = keys
-            return keys
-        if keys.requires_grad:
+        if any(t.requires_grad for t in _tensors(keys)):
             raise ValueError(
                 "a cache keeps no gradients: call the model under torch.no_grad(), or without cache"
             )
+        if values is None:
+            self._states[layer_idx] = keys
+            return keys
         n = keys.shape[2]
         self.check_room(n)
         columns = self._storage[layer_idx]
-        if columns is None or not columns.fits(keys):
-            columns = self._storage[layer_idx] = self._new_columns(layer_idx, keys)
+        if columns is None or not columns.fits((keys, values)):
+            columns = self._storage[layer_idx] = self._new_columns(layer_idx, (keys, values))
         return columns.append(keys, values, self._kept(layer_idx), self._room(layer_idx))
 
     def advance(self, n: int) -> None:
@@ -179,7 +180,8 @@ class KVCache:
         # Twice a window: its columns move to the front once per window, not at every token
         return self.capacity if window is None else min(self.capacity, 2 * window)
 
-    def _new_columns(self, layer_idx: int, keys: torch.Tensor) -> "_Columns":
+    def _new_columns(self, layer_idx: int, new: Pair) -> "_Columns":
+        keys = new[0]
         if self.length:
             old = self._storage[layer_idx]
             held = "no keys for this layer" if old is None else old.describe()
@@ -188,30 +190,31 @@ class KVCache:
                 "empty it first, with reset()"
             )
         room = self._room(layer_idx)
-        return _Columns(keys, min(room, max(256, keys.shape[2])) if self._grows else room)
+        return _Columns(new, min(room, max(256, keys.shape[2])) if self._grows else room)
 
 
 class _Columns:
     """Keys and values of one layer in memory that is larger than they are, so that more fit."""
 
-    def __init__(self, like: torch.Tensor, room: int):
+    def __init__(self, like: Pair, room: int):
         self.pair = self._allocate(like, room)
         self.end = 0  # columns in use; the last ones are the newest
 
     @staticmethod
-    def _allocate(like: torch.Tensor, room: int) -> Pair:
-        b, heads, _, head_dim = like.shape
+    def _allocate(like: Pair, room: int) -> Pair:
         with torch.inference_mode(False):  # ordinary tensors, which any mode may write to
-            shape, kind = (b, heads, room, head_dim), {"dtype": like.dtype, "device": like.device}
-            return torch.empty(shape, **kind), torch.empty(shape, **kind)
+            return tuple(
+                torch.empty((*t.shape[:2], room, t.shape[3]), dtype=t.dtype, device=t.device)
+                for t in like
+            )
 
-    def fits(self, keys: torch.Tensor) -> bool:
-        mine = self.pair[0]
-        return (
-            mine.shape[:2] == keys.shape[:2]
-            and mine.shape[3] == keys.shape[3]
-            and mine.dtype == keys.dtype
-            and mine.device == keys.device
+    def fits(self, new: Pair) -> bool:
+        return all(
+            mine.shape[:2] == t.shape[:2]
+            and mine.shape[3] == t.shape[3]
+            and mine.dtype == t.dtype
+            and mine.device == t.device
+            for mine, t in zip(self.pair, new, strict=True)
         )
 
     def describe(self) -> str:
@@ -239,7 +242,7 @@ class _Columns:
         """Move the kept columns to the front, of larger memory if they need it."""
         old, room = self.last(kept), self.pair[0].shape[2]
         if room < limit:
-            self.pair = self._allocate(self.pair[0], min(limit, max(2 * room, kept + n)))
+            self.pair = self._allocate(self.pair, min(limit, max(2 * room, kept + n)))
         else:  # they may overlap the place where they go
             old = tuple(t.clone() for t in old)
         for stored, columns in zip(self.pair, old, strict=True):
@@ -250,7 +253,7 @@ class _Columns:
         """More new columns than there is room for: attend to all, store the last ones."""
         both = tuple(torch.cat(t, dim=2) for t in zip(self.last(kept), (keys, values), strict=True))
         if self.pair[0].shape[2] < limit:
-            self.pair = self._allocate(self.pair[0], limit)
+            self.pair = self._allocate(self.pair, limit)
         self.end = min(limit, both[0].shape[2])
         for stored, columns in zip(self.pair, both, strict=True):
             stored.narrow(2, 0, self.end).copy_(columns[:, :, -self.end :])

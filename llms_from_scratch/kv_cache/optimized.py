@@ -152,16 +152,18 @@ class CachedGPTModel(GPTModel):
         n, device = in_idx.shape[1], in_idx.device
         if cache is None and use_cache:
             cache = self._own_cache
-        window = self.cfg.get("kv_window_size")
+        windows = self.windows  # one for each layer
         if cache is None:
-            positions, mask = torch.arange(n, device=device), attention_mask(n, device, 0, window)
+            positions = torch.arange(n, device=device)
+            masks = {window: attention_mask(n, device, 0, window) for window in set(windows)}
         else:
             cache.open_for(self, n)
-            positions, mask = cache.positions(n, device), cache.mask(n, device, window)
+            positions = cache.positions(n, device)
+            masks = {window: cache.mask(n, device, window) for window in set(windows)}
 
         x = self.drop_emb(self.tok_emb(in_idx) + self.pos_emb(positions))  # (b, n, emb_dim)
-        for layer_idx, block in enumerate(self.trf_blocks):
-            x = block(x, mask, cache, layer_idx)
+        for layer_idx, (block, window) in enumerate(zip(self.trf_blocks, windows, strict=True)):
+            x = block(x, masks[window], cache, layer_idx)
         if cache is not None:
             cache.advance(n)
         if last_only:

@@ -5,7 +5,7 @@ Shapes: b = texts in the cache, n = new tokens, head_dim = width of a head.
 
 import torch
 
-from llms_from_scratch.kv_cache.cache import KVCache, Pair, _select_rows
+from llms_from_scratch.kv_cache.cache import KVCache, Pair, _select_rows, _tensors
 
 
 class SlotCache(KVCache):
@@ -45,8 +45,9 @@ class SlotCache(KVCache):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the allocated keys and values."""
-        return sum(tensor.nbytes for pair in self._pairs if pair for tensor in pair)
+        """Bytes of the allocated keys and values, and of other states."""
+        held = [pair for pair in self._pairs if pair] + list(self._states.values())
+        return sum(tensor.nbytes for part in held for tensor in _tensors(part))
 
     def join(self, other: KVCache) -> None:
         """Add the text that another cache holds alone, as the last row.
@@ -62,7 +63,7 @@ class SlotCache(KVCache):
                 self._states[layer_idx] = _joined(self._states.get(layer_idx), held)
                 continue
             if self._pairs[layer_idx] is None:
-                self._pairs[layer_idx] = self._allocate(held[0])
+                self._pairs[layer_idx] = self._allocate(held)
             for stored, new in zip(self._pairs[layer_idx], held, strict=True):
                 stored[self.rows, :, self._end - new.shape[2] : self._end] = new[0]
         mine = [] if self.padding is None else self.padding.tolist()
@@ -131,19 +132,21 @@ class SlotCache(KVCache):
         self._room = (rows, max(have_columns, 2 * (longest + n)))
         for layer_idx, old in enumerate(self._pairs):
             if old is not None:
-                new = self._allocate(old[0])
+                new = self._allocate(old)
                 for target, source in zip(new, old, strict=True):
                     texts = source[: self.rows, :, self._end - self.length : self._end]
                     target[: self.rows, :, longest - self.length : longest] = texts
                 self._pairs[layer_idx] = new
         self._end = longest
 
-    def _allocate(self, like: torch.Tensor) -> Pair:
+    def _allocate(self, like: Pair) -> Pair:
         """Memory for one layer; zeros, since not even padding may hold what is not a number."""
         rows, columns = self._room
         with torch.inference_mode(False):  # ordinary tensors, which any mode may write to
-            shape = (rows, like.shape[1], columns, like.shape[3])
-            return tuple(torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in "kv")
+            return tuple(
+                torch.zeros((rows, t.shape[1], columns, t.shape[3]), dtype=t.dtype, device=t.device)
+                for t in like
+            )
 
 
 def _joined(state, new):
