@@ -6,7 +6,7 @@ FOLDER = "appendix-E/01_main-chapter-code/figures"
 
 
 def main() -> None:
-    save_all(FOLDER, full_and_lora, lora_in_a_block)
+    save_all(FOLDER, full_and_lora, lora_in_a_block, merging, adapters)
 
 
 def matrix(ax, x, y, width, height, text, color, shape):
@@ -54,6 +54,35 @@ def lora_in_a_block():
     label(ax, 5.2, 1.45, "+", size=16)
     arrow(ax, (5.35, 1.45), (5.65, 1.45))
     box(ax, 5.7, 1.15, 0.8, 0.6, "output\n768", ORANGE)
+    return fig
+
+
+def merging():
+    """Beside the weight while one trains, inside of it when one is done."""
+    fig, ax = canvas(7.6, 2.3)
+    label(ax, 1.7, 2.1, "training: beside it", weight="bold")
+    matrix(ax, 0.5, 0.6, 1.0, 1.0, "$W$", GREY, "frozen")
+    label(ax, 1.75, 1.1, "+", size=14)
+    matrix(ax, 2.0, 0.6, 0.14, 1.0, "", GREEN, "$A$")
+    matrix(ax, 2.35, 1.03, 1.0, 0.14, "", GREEN, "$B$")
+    arrow(ax, (3.6, 1.3), (4.5, 1.3))
+    label(ax, 4.05, 1.5, "merge_lora", size=8.5)
+    arrow(ax, (4.5, 0.9), (3.6, 0.9))
+    label(ax, 4.05, 0.7, "unmerge_lora", size=8.5)
+    label(ax, 5.6, 2.1, "use: inside of it", weight="bold")
+    matrix(ax, 4.9, 0.6, 1.0, 1.0, r"$W + \frac{\alpha}{r} A B$", BLUE, "one product per layer")
+    label(ax, 6.15, 1.1, "and, kept: $W$, $B$", size=8.5, ha="left")
+    return fig
+
+
+def adapters():
+    """One pretrained model, and a small file for each task."""
+    fig, ax = canvas(7.2, 2.2)
+    box(ax, 0.3, 0.5, 2.2, 1.2, "pretrained model\n52 MB (GPT-2: 560 MB)", GREY)
+    for y, name, color in ((1.5, "spam", GREEN), (0.9, "reviews", ORANGE), (0.3, "topics", BLUE)):
+        box(ax, 3.6, y, 1.9, 0.42, f"adapter: {name}", color, size=9)
+        arrow(ax, (3.55, y + 0.21), (2.55, 1.1))
+    label(ax, 5.65, 1.1, "1.3 MB each\n(GPT-2: 10.7 MB)", size=9, ha="left")
     return fig
 
 

@@ -16,6 +16,7 @@ from drawing import (
     canvas,
     cells,
     label,
+    plt,
     save_all,
 )
 
@@ -23,7 +24,16 @@ FOLDER = "ch05/01_main-chapter-code/figures"
 
 
 def main() -> None:
-    save_all(FOLDER, next_token_loss, training_loop, decoding_choices, gpt2_weights)
+    save_all(
+        FOLDER,
+        next_token_loss,
+        windows_and_batches,
+        training_loop,
+        temperature,
+        decoding_choices,
+        checkpoint,
+        gpt2_weights,
+    )
 
 
 def line(ax, *points):
@@ -72,6 +82,91 @@ def next_token_loss():
         size=9.5,
         style="italic",
     )
+    return fig
+
+
+def windows_and_batches():
+    """A text of 5,145 tokens, cut in two parts, windows and batches."""
+    fig, ax = canvas(8.6, 3.0)
+    left, width, parts = 0.3, 8.0, 10
+    cell = width / parts
+    box(ax, left, 2.2, 9 * cell - 0.04, 0.45, "first 90 %: training, 18 windows of 256", BLUE)
+    box(ax, left + 9 * cell, 2.2, cell, 0.45, "10 %: 2", ORANGE)
+    label(ax, left, 2.82, '"The Verdict", 5,145 tokens', ha="left", weight="bold", size=9.5)
+    for number in range(9):
+        x = left + number * cell
+        for row in (0, 1):
+            text = str(2 * number + row + 1)
+            box(ax, x + 0.05, 1.25 - 0.42 * row, cell - 0.14, 0.36, text, BLUE, size=9)
+        label(ax, x + cell / 2, 0.62, f"batch {number + 1}", size=8)
+        arrow(ax, (x + cell / 2, 2.15), (x + cell / 2, 1.68))
+    x = left + 9 * cell
+    for row in (0, 1):
+        box(ax, x + 0.05, 1.25 - 0.42 * row, cell - 0.1, 0.36, str(row + 1), ORANGE, size=9)
+    arrow(ax, (x + cell / 2, 2.15), (x + cell / 2, 1.68))
+    label(ax, x + cell / 2, 0.62, "to test", size=8)
+    label(
+        ax,
+        left + 4.5 * cell,
+        0.25,
+        "nine batches of two windows are one epoch (shuffled: which windows meet is chance)",
+        size=9,
+        style="italic",
+    )
+    return fig
+
+
+def temperature():
+    """The same three logits as probabilities at three temperatures."""
+    fig, ax = canvas(8.2, 2.7)
+    words, logits = ("forward", "toward", "closer"), (6.75, 6.28, 4.51)
+    for place, (value, about) in enumerate(
+        (
+            (0.25, "sharper: almost greedy"),
+            (1.0, "as the model says"),
+            (4.0, "flatter: more chance"),
+        )
+    ):
+        x = 0.4 + 2.7 * place
+        powers = [math.exp(logit / value) for logit in logits]
+        for i, (word, power) in enumerate(zip(words, powers, strict=True)):
+            share = power / sum(powers)
+            ax.add_patch(
+                plt.Rectangle((x + 0.7 * i, 0.65), 0.5, 1.3 * share, facecolor=BLUE, edgecolor=INK)
+            )
+            label(ax, x + 0.7 * i + 0.25, 0.77 + 1.3 * share, f"{share:.2f}", size=8.5)
+            label(ax, x + 0.7 * i + 0.25, 0.5, word, size=8.5)
+        ax.plot([x - 0.1, x + 2.0], [0.65, 0.65], color=INK, linewidth=0.8)
+        label(ax, x + 0.95, 2.45, f"temperature {value:g}", weight="bold", size=9.5)
+        label(ax, x + 0.95, 0.2, about, size=8.5, style="italic")
+    return fig
+
+
+def checkpoint():
+    """What a file must hold so that training goes on as if it had never stopped."""
+    fig, ax = canvas(8.6, 2.75)
+    parts = (
+        (0.2, 1.7, BLUE, "weights", "the model,\nto write text"),
+        (
+            2.0,
+            3.4,
+            GREEN,
+            "two running means\nper weight (AdamW)",
+            "the optimizer, to go on\nwith training",
+        ),
+        (5.5, 1.4, ORANGE, "random\nnumbers' state", "order of batches,\ndropout masks"),
+        (7.0, 1.4, PURPLE, "epoch, batch,\nlosses", "where it\nstopped"),
+    )
+    for x, width, color, text, about in parts:
+        box(ax, x, 1.25, width, 0.75, text, color, size=9)
+        label(ax, x + width / 2, 0.9, about, size=8.5, va="top")
+    for start, end, y, text in (
+        (0.2, 1.9, 2.13, "model.pth"),
+        (0.2, 5.4, 2.33, "model_and_optimizer.pth"),
+        (0.2, 8.4, 2.53, "save_checkpoint: the same losses to the last bit"),
+    ):
+        line(ax, (start, y - 0.06), (end, y - 0.06))
+        label(ax, end, y + 0.02, text, size=8, ha="right")
     return fig
 
 
