@@ -550,6 +550,7 @@ def judge_responses(
     path: str | Path | None = None,
     workers: int = 1,
     about: str = "",
+    progress: bool = True,
 ) -> list[Judgement]:
     """Have each response, ``entry[json_key]``, judged by ``ask``, a function like ``query_model``.
 
@@ -563,7 +564,7 @@ def judge_responses(
             raise ValueError(f"entry {i} has no text under the key {json_key!r}")
     judged = [entry for entry in json_data if entry[json_key].strip()]
     prompts = [judge_prompt(entry, entry[json_key]) for entry in judged]
-    answers = iter(ask_all(prompts, ask, path, workers, about=about))
+    answers = iter(ask_all(prompts, ask, path, workers, progress, about))
     return [
         judgement_of(next(answers)) if entry[json_key].strip() else Judgement("empty", 0, "")
         for entry in json_data

@@ -290,6 +290,7 @@ def parse_preference(answer: str) -> str | None:
     if plain.upper() in ("A", "B"):
         return plain.upper()
     named = re.findall(r"\b(?:response|answer|option)\s*[:=]?\W{0,3}([AB])\b", text, re.IGNORECASE)
+    named += re.findall(r"\b([AB]) (?:is|was) (?:the )?(?:better|best|preferred)\b", text)
     named += ["tie"] * bool(re.search(r"\b(?:tie|equal|equally)\b", text, re.IGNORECASE))
     found = {name if name == "tie" else name.upper() for name in named}
     return found.pop() if len(found) == 1 else None
@@ -316,12 +317,13 @@ def compare_responses(
     path: str | Path | None = None,
     workers: int = 4,
     about: str = "",
+    progress: bool = True,
 ) -> list[Comparison]:
     """Ask a judge twice for each entry, the responses in either order; see ``Comparison``.
 
     Judges tend to prefer the response that they read first, or last. With swapped places that
-    tendency shows, and cannot decide. ``path``, ``workers`` and ``about`` are those of ``ask_all``,
-    which also says what is raised. Source: Zheng et al., "Judging LLM-as-a-Judge with MT-Bench and
+    tendency shows, and cannot decide. The other arguments are those of ``ask_all``, which also
+    says what is raised. Source: Zheng et al., "Judging LLM-as-a-Judge with MT-Bench and
     Chatbot Arena" (2023).
     """
     prompts = []
@@ -331,7 +333,7 @@ def compare_responses(
                 raise ValueError(f"entry {i} has no text under the key {key!r}")
         first, second = entry[first_key], entry[second_key]
         prompts += [pairwise_prompt(entry, first, second), pairwise_prompt(entry, second, first)]
-    answers = ask_all(prompts, ask, path, workers, about=about)
+    answers = ask_all(prompts, ask, path, workers, progress, about)
     return [_compare(*answers[i : i + 2]) for i in range(0, len(answers), 2)]
 
 

@@ -87,6 +87,8 @@ def test_a_failed_question_fails_its_comparison_alone_and_only_it_is_asked_again
         ("b.", "B"),
         ("**B**", "B"),
         ("Response B is better.", "B"),
+        ("A is better.", "A"),
+        ("A is better than B, and B is better than A.", None),
         ("Tie", "tie"),
         ("Both are equally good.", "tie"),
         ("<think>Response A ...</think>B", "B"),
