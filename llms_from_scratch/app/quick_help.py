@@ -8,6 +8,7 @@ from types import FunctionType, ModuleType
 # Rooms in which options are defined; what they import is skipped like anything else
 ROOMS_WITH_OPTIONS = (
     "llms_from_scratch.app",
+    "llms_from_scratch.cache_memory",
     "llms_from_scratch.data",
     "llms_from_scratch.judge",
     "llms_from_scratch.llm_client",

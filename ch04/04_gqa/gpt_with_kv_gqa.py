@@ -1,0 +1,45 @@
+"""The GPT of chapter 4 with grouped-query attention: query heads share keys and values.
+
+The model has random weights, in bfloat16. Compare gpt_with_kv_mha.py.
+
+Examples:
+    python gpt_with_kv_gqa.py                   # the book's size, 2 heads of keys and values
+    python gpt_with_kv_gqa.py --emb_dim 64 --n_heads 4 --n_layers 2 --max_new_tokens 20
+"""
+
+from llms_from_scratch.app.quick_help import skip_imports_for_help
+
+if __name__ == "__main__":
+    skip_imports_for_help()
+
+from llms_from_scratch.app.script_tools import short_errors
+from llms_from_scratch.app.variant_scripts import run_variant, variant_parser
+from llms_from_scratch.ch04 import GELU, LayerNorm
+from llms_from_scratch.gpt_variants import GPTWithGQA as GPTModel
+from llms_from_scratch.gpt_variants import GroupedQueryAttention
+from llms_from_scratch.gpt_variants import VariantBlock as TransformerBlock
+from llms_from_scratch.kv_cache.generate import generate_text_simple as generate_text_simple_cached
+
+__all__ = [
+    "GELU",
+    "GPTModel",
+    "GroupedQueryAttention",
+    "LayerNorm",
+    "TransformerBlock",
+    "generate_text_simple_cached",
+    "main",
+]
+
+
+def main() -> None:
+    parser = variant_parser(__doc__)
+    parser.add_argument(
+        "--n_kv_groups", type=int, default=2, help="heads of keys and values; divides --n_heads"
+    )
+    args = parser.parse_args()
+    with short_errors(parser):
+        run_variant(GPTModel, args, {"n_kv_groups": args.n_kv_groups})
+
+
+if __name__ == "__main__":
+    main()
