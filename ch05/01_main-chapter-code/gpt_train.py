@@ -5,6 +5,7 @@ Examples:
     python gpt_train.py --preset quick      # a small GPT, a few minutes on a laptop CPU
     python gpt_train.py --data my-book.txt --out runs/my-book
     python gpt_train.py --out runs/my-book --data my-book.txt --resume      # after Ctrl-C
+    python gpt_train.py --settings best.json    # what ../05_bonus_hparam_tuning has found
 
 A folder that holds a run is not written to, unless --resume or --overwrite is given.
 """
@@ -34,6 +35,7 @@ from llms_from_scratch.app.run_folder import (
     open_run_folder,
 )
 from llms_from_scratch.app.script_tools import pick_device, short_errors
+from llms_from_scratch.appendix_d import learning_rate
 from llms_from_scratch.ch05 import generate_and_print_sample, plot_losses
 from llms_from_scratch.data import ASSETS, SampleDataWarning, load_text, resolve
 from llms_from_scratch.data.files import atomic_write
@@ -53,6 +55,8 @@ GPT_CONFIG_124M = {
 }
 
 OTHER_SETTINGS = {"learning_rate": 5e-4, "num_epochs": 10, "batch_size": 2, "weight_decay": 0.1}
+# With these three, the learning rate rises and falls as in appendix D, and gradients are clipped
+SCHEDULE = ("warmup_steps", "initial_lr", "min_lr")
 
 # Each preset: changes to the model's configuration, and to the settings
 PRESETS = {
@@ -105,6 +109,7 @@ def main(
         model.parameters(), lr=settings["learning_rate"], weight_decay=settings["weight_decay"]
     )
     train_loader, val_loader = create_loaders(text, gpt_config, settings)
+    with_schedule = SCHEDULE[0] in settings
     trainer = Trainer(
         model,
         optimizer,
@@ -114,6 +119,8 @@ def main(
         num_epochs=settings["num_epochs"],
         eval_freq=5,
         eval_iter=1,
+        scheduler=make_scheduler(optimizer, len(train_loader), settings) if with_schedule else None,
+        max_grad_norm=1.0 if with_schedule else None,
         config=gpt_config,
         vocabulary=describe_vocabulary(tokenizer),
         settings=identify_run(text, settings, seed),
@@ -157,16 +164,39 @@ def identify_run(text: str, settings: dict, seed: int) -> dict:
 
 def check_settings(settings: dict) -> None:
     """Raise ``ValueError`` if the settings lack a key, have an unknown one, or cannot work."""
-    unknown = settings.keys() - OTHER_SETTINGS.keys()
-    missing = OTHER_SETTINGS.keys() - settings.keys()
+    wanted = OTHER_SETTINGS.keys() | (set(SCHEDULE) if settings.keys() & set(SCHEDULE) else set())
+    unknown, missing = settings.keys() - wanted, wanted - settings.keys()
     if unknown or missing:
         raise ValueError(
-            f"settings must be {sorted(OTHER_SETTINGS)}; unknown: {sorted(unknown)}, "
-            f"missing: {sorted(missing)}"
+            f"settings must be {sorted(OTHER_SETTINGS)}, and all or none of {sorted(SCHEDULE)}; "
+            f"unknown: {sorted(unknown)}, missing: {sorted(missing)}"
         )
     for name in ("num_epochs", "batch_size"):
         if settings[name] < 1:
             raise ValueError(f"{name} must be at least 1, got {settings[name]}")
+
+
+def make_scheduler(optimizer, batches: int, settings: dict):
+    """The learning rate of appendix D, as a factor of the optimizer's own, which is the peak."""
+    peak, total = settings["learning_rate"], batches * settings["num_epochs"]
+    rates = settings["initial_lr"], peak, settings["min_lr"]
+
+    def factor(step: int) -> float:
+        return learning_rate(min(step, total), total, settings["warmup_steps"], *rates) / peak
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def read_settings(path: str | Path) -> tuple[dict, dict]:
+    """Configuration and settings from a JSON file with the keys "config" and "settings"."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        return dict(content["config"]), dict(content["settings"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f'{path} is no file of settings: it must be JSON with "config" and "settings", '
+            f"as hparam_search.py writes it ({type(error).__name__}: {error})"
+        ) from None
 
 
 def create_loaders(text: str, gpt_config: dict, settings: dict, train_ratio: float = 0.90):
@@ -239,6 +269,9 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     )
     parser.add_argument("--preset", choices=PRESETS, default="book", help="sizes (default: book)")
     parser.add_argument(
+        "--settings", help="instead of a preset: a JSON file with config and settings"
+    )
+    parser.add_argument(
         "--data",
         default="the-verdict",
         help="a UTF-8 text file, or the name of a known text (default: the-verdict)",
@@ -255,14 +288,21 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
 if __name__ == "__main__":
     plt.switch_backend("agg")  # plots go to files only
     parser, args = parse_args()
-    config_changes, settings_changes = PRESETS[args.preset]
-    settings = OTHER_SETTINGS | settings_changes
-    if args.epochs is not None:
-        settings["num_epochs"] = args.epochs
-    out = default_folder("gpt_train", args.preset) if args.out is None else args.out
     with short_errors(parser):
+        if args.settings:
+            gpt_config, settings = read_settings(args.settings)
+            args.preset = Path(args.settings).stem
+        else:
+            config_changes, settings_changes = PRESETS[args.preset]
+            gpt_config, settings = (
+                GPT_CONFIG_124M | config_changes,
+                OTHER_SETTINGS | settings_changes,
+            )
+        if args.epochs is not None:
+            settings["num_epochs"] = args.epochs
+        out = default_folder("gpt_train", args.preset) if args.out is None else args.out
         main(
-            GPT_CONFIG_124M | config_changes,
+            gpt_config,
             settings,
             data=args.data,
             device=args.device,
