@@ -21,7 +21,6 @@ if __name__ == "__main__":
     skip_imports_for_help()
 
 import optuna
-import torch
 from matplotlib import pyplot as plt
 from tqdm import tqdm
 
@@ -202,9 +201,7 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
 
 
 if __name__ == "__main__":
-    plt.switch_backend("agg")
-    if torch.get_num_threads() > 1:
-        torch.set_num_interop_threads(1)
     parser, args = parse_args()
+    plt.switch_backend("agg")  # plots go to files only
     with short_errors(parser):
         main(args)
