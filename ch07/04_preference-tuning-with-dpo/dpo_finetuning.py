@@ -37,6 +37,7 @@ from llms_from_scratch.app.run_folder import (
     open_run_folder,
 )
 from llms_from_scratch.app.script_tools import pick_device, short_errors, writable_folder
+from llms_from_scratch.appendix_d import learning_rate
 from llms_from_scratch.appendix_e import merge_lora, replace_linear_with_lora, save_lora
 from llms_from_scratch.ch05 import evaluating, load_pretrained
 from llms_from_scratch.ch07 import (
@@ -61,13 +62,15 @@ from llms_from_scratch.dpo import (
     evaluate_dpo_loss_loader,
     mean_kl,
 )
-from llms_from_scratch.preference_rules import rule_counts
+from llms_from_scratch.preference_rules import RULES, rule_counts
 from llms_from_scratch.training.checkpoint import describe_vocabulary
 from llms_from_scratch.training.loop import Trainer
 
 LORA_RANK = LORA_ALPHA = 16
 MAX_NEW_TOKENS = 64  # of an answer to a test entry
 BUNDLED_PAIRS = "rules"
+BEFORE = {"color": "#999999", "linestyle": "-"}  # and the training part
+AFTER = {"color": "#0072b2", "linestyle": "--"}  # and the validation part
 RESULTS = (
     CHECKPOINT,
     "model.pth",
@@ -88,14 +91,15 @@ class Settings:
     num_epochs: int = 1
     learning_rate: float = 5e-5
     batch_size: int = 8
-    beta: float = 0.1
+    beta: float = 0.3
     loss: str = "dpo"  # or "ipo"
     reduction: str = "sum"  # of the log-probabilities; the book has "mean"
     label_smoothing: float = 0.0
     lora: bool = True
     dtype: str = "bfloat16"  # of the products of matrices
     max_length: int = 256  # tokens of prompt and answer
-    eval_freq: int = 5  # updates between two evaluations
+    eval_freq: int = 10  # updates between two evaluations ...
+    eval_iter: int = 2  # ... and batches of each part for one
 
     def check(self) -> None:
         """Refuse what cannot work, before anything is loaded."""
@@ -169,11 +173,13 @@ def main(
     preset: str = "book",
     resume: bool = False,
     overwrite: bool = False,
+    before: list[str] | None = None,
 ) -> dict:
     """Train, write all results to the folder ``out``, and return what ``metrics.json`` says.
 
     It is a ``ValueError`` if ``out`` has results already, unless ``resume`` or ``overwrite`` is
     set. If a signal stops the training, a checkpoint is written and ``SystemExit`` is raised.
+    ``before`` are the model's answers to the test entries, if they are known.
     """
     started = time.perf_counter()
     settings.check()
@@ -212,7 +218,7 @@ def main(
         trainer.resume()
         progress = trainer.progress
     else:
-        progress.notes["before"] = run.answers(parts[2])
+        progress.notes["before"] = before or run.answers(parts[2])
         progress.notes["history"] = []
         clear_run_folder(out, RESULTS)
         torch.manual_seed(seed)
@@ -272,10 +278,15 @@ def load_pairs(source: str) -> tuple[str, list[dict]]:
 
 
 def split_pairs(pairs: list[dict]) -> tuple[list[dict], list[dict], list[dict]]:
-    """To train, to validate, to test: with rules to check, more is kept to test."""
-    if all("rule" in pair for pair in pairs):
-        return split_data(pairs, train_frac=0.7, test_frac=0.25)
-    return split_data(pairs)
+    """To train, to validate, to test: with rules to check, more is kept to test.
+
+    Pairs with a rule come in groups, a question with each of the rules; a group is not divided.
+    """
+    if not all("rule" in pair for pair in pairs):
+        return split_data(pairs)
+    groups = [pairs[i : i + len(RULES)] for i in range(0, len(pairs), len(RULES))]
+    parts = split_data(groups, train_frac=0.7, test_frac=0.2)
+    return tuple([pair for group in part for pair in group] for part in parts)
 
 
 def open_model(name: str):
@@ -338,6 +349,11 @@ def create_trainer(run: Run, loaders, identity: dict, path: Path) -> Trainer:
     settings = run.settings
     trained = [p for p in run.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.01)
+    updates = settings.num_epochs * len(loaders[0])
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: learning_rate(step + 1, updates + 1, max(1, updates // 10), 0.0, 1.0, 0.0),
+    )
 
     def calc_loss(batch, targets, model, device):
         return compute_dpo_loss_batch(batch, model, None, **run.loss_options())[0]
@@ -347,7 +363,7 @@ def create_trainer(run: Run, loaders, identity: dict, path: Path) -> Trainer:
         found = evaluate_dpo_loss_loader(
             model, None, *pairs, eval_iter=eval_iter, **run.loss_options()
         )
-        found["val_kl"] = kl_to_reference(run, pairs[1])
+        found["val_kl"] = kl_to_reference(run, pairs[1][:eval_iter])
         found["step"] = trainer.progress.step
         trainer.progress.notes["history"].append(found)
         margin = found["val_chosen_reward"] - found["val_rejected_reward"]
@@ -361,7 +377,8 @@ def create_trainer(run: Run, loaders, identity: dict, path: Path) -> Trainer:
         run.device,
         num_epochs=settings.num_epochs,
         eval_freq=settings.eval_freq,
-        eval_iter=2,
+        eval_iter=settings.eval_iter,
+        scheduler=scheduler,
         max_grad_norm=1.0,
         autocast_dtype=torch.bfloat16 if settings.dtype == "bfloat16" else None,
         vocabulary=describe_vocabulary(run.tokenizer),
@@ -410,59 +427,83 @@ def save_results(out: Path, run: Run, chosen, prompt_style: str, metrics: dict) 
     about = {"pretrained": metrics["model"], "asset": metrics["data"]}
     save_finetuned(out, run.model, chosen.config, prompt_style, base=chosen, **about)
     write_json(out / "metrics.json", metrics)
-    plot(metrics, [out / "dpo-plot.pdf", out / "dpo-plot.png"])
+    plot([metrics], [out / "dpo-plot.pdf", out / "dpo-plot.png"])
 
 
-def plot(metrics: dict, paths: list[Path]) -> None:
-    """Loss, reward margin and KL to the reference against updates; then the share of each rule."""
-    history = metrics["history"]
-    steps = [found["step"] for found in history]
-    fig, axes = plt.subplots(1, 4 if "after" in metrics else 3, figsize=(14, 3))
-    for part, line in (("train", "-"), ("val", "--")):
-        axes[0].plot(steps, [found[f"{part}_loss"] for found in history], line, label=part)
-        rewards = [
-            found[f"{part}_chosen_reward"] - found[f"{part}_rejected_reward"] for found in history
-        ]
-        axes[1].plot(steps, rewards, line, label=part)
-    axes[2].plot(steps, [found["val_kl"] for found in history], "--", label="val")
+def plot(runs: list[dict], paths: list[Path]) -> None:
+    """Loss, reward margin and KL to the reference against updates; then the share of each rule.
+
+    ``runs`` are the metrics of one run, or of several that differ in their seeds only.
+    """
+    has_rules = all("after" in metrics for metrics in runs)
+    fig, axes = plt.subplots(
+        1, 4 if has_rules else 3, figsize=(14, 3), width_ratios=[1, 1, 1, 1.2][: 3 + has_rules]
+    )
+    for number, metrics in enumerate(runs):
+        history = metrics["history"]
+        steps = [found["step"] for found in history]
+        for part, style in (("train", BEFORE), ("val", AFTER)):
+            label = part if number == 0 else None
+            axes[0].plot(steps, [found[f"{part}_loss"] for found in history], **style, label=label)
+            margins = [
+                found[f"{part}_chosen_reward"] - found[f"{part}_rejected_reward"]
+                for found in history
+            ]
+            axes[1].plot(steps, margins, **style, label=label)
+        axes[2].plot(steps, [found["val_kl"] for found in history], **AFTER, label=label)
     titles = ("loss", "reward margin", "KL to the reference, nats a token")
     for ax, title in zip(axes[:3], titles, strict=True):
         ax.set(title=title, xlabel="updates")
         ax.legend()
-    if "after" in metrics:
-        names = list(metrics["after"])
-        for shift, part in ((0.2, "before"), (-0.2, "after")):
-            shares = [metrics[part][name][0] / metrics[part][name][1] for name in names]
-            places = [i + shift for i in range(len(names))]
-            axes[3].barh(places, shares, height=0.4, label=part)
-        axes[3].set(title="answers in the wanted form", xlim=(0, 1), yticks=range(len(names)))
-        axes[3].set_yticklabels(names)
-        axes[3].invert_yaxis()
-        axes[3].legend()
+    if has_rules:
+        plot_shares(axes[3], runs)
     fig.tight_layout()
     for path in paths:
         fig.savefig(path)
     plt.close(fig)
 
 
+def plot_shares(ax, runs: list[dict]) -> None:
+    """A bar for the mean share of each rule, before and after, and a dot for each run."""
+    names = list(runs[0]["after"])
+    for shift, part, style in ((-0.2, "before", BEFORE), (0.2, "after", AFTER)):
+        places = [i + shift for i in range(len(names))]
+        shares = [[run[part][name][0] / run[part][name][1] for run in runs] for name in names]
+        means = [sum(row) / len(row) for row in shares]
+        ax.barh(places, means, height=0.4, label=part, color=style["color"])
+        if part == "after" and len(runs) > 1:
+            for place, row in zip(places, shares, strict=True):
+                ax.plot(row, [place] * len(row), ".", color="black")
+    ax.set(title="answers in the wanted form", xlim=(0, 1.02), yticks=range(len(names)))
+    ax.set_yticklabels([name.replace("_", " ") for name in names])
+    ax.invert_yaxis()
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)  # below the bars
+
+
 def compare(settings: Settings, seeds: tuple[int, ...] = (123, 124, 125), **options) -> None:
-    """Print a Markdown table of the results with several seeds."""
-    out = Path(options.pop("out"))
-    rows = []
+    """Print a Markdown table of the results with several seeds, and plot them together."""
+    out, runs = Path(options.pop("out")), []
     for seed in seeds:
+        folder = out / f"seed-{seed}"
         with contextlib.redirect_stdout(io.StringIO()):
-            metrics = main(settings, seed=seed, out=out / f"seed-{seed}", **options)
-        last = metrics["history"][-1]
-        shares = [
-            f"{passed} of {n}" for passed, n in (metrics[w]["all"] for w in ("before", "after"))
-        ]
-        margin = last["val_chosen_reward"] - last["val_rejected_reward"]
-        rows.append((seed, *shares, f"{margin:.1f}", f"{last['val_kl']:.3f}"))
-        rows[-1] += (f"{metrics['seconds']:.0f}",)
+            before = saved_answers(out / f"seed-{seeds[0]}") if runs else None
+            copied = copy.copy(settings)
+            runs.append(main(copied, seed=seed, out=folder, before=before, **options))
     print("| seed | right form before | after | margin | KL | seconds |")
     print("|---|---|---|---|---|---|")
-    for row in rows:
-        print(f"| {' | '.join(map(str, row))} |")
+    for metrics in runs:
+        last = metrics["history"][-1]
+        shares = [f"{a} of {n}" for a, n in (metrics[w]["all"] for w in ("before", "after"))]
+        margin = last["val_chosen_reward"] - last["val_rejected_reward"]
+        row = (metrics["seed"], *shares, f"{margin:.1f}", f"{last['val_kl']:.3f}")
+        print(f"| {' | '.join(map(str, row))} | {metrics['seconds']:.0f} |")
+    plot(runs, [out / "dpo-seeds.svg", out / "dpo-seeds.png"])
+
+
+def saved_answers(folder: Path) -> list[str]:
+    """What the model answered before its training: the same with all seeds."""
+    rows = json.loads((folder / "answers.json").read_text(encoding="utf-8"))
+    return [row["before"] for row in rows]
 
 
 def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
@@ -484,7 +525,7 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser.add_argument("--learning-rate", type=float, default=5e-5, help="(default: 5e-5)")
     parser.add_argument("--batch-size", type=int, default=8, help="pairs (default: 8)")
     parser.add_argument(
-        "--beta", type=float, default=0.1, help="larger: closer to the reference (default: 0.1)"
+        "--beta", type=float, default=0.3, help="larger: closer to the reference (default: 0.3)"
     )
     parser.add_argument("--loss", choices=("dpo", "ipo"), default="dpo")
     parser.add_argument(
