@@ -16,6 +16,8 @@ Transformers with the Delta Rule over Sequence Length" (2024); Yang et al., "Gat
 Improving Mamba2 with Delta Rule" (2024). The layer is that of Qwen3-Next.
 """
 
+import math
+
 import torch
 import torch.nn as nn
 from torch.nn.functional import pad, silu, softplus
@@ -177,8 +179,10 @@ class GatedDeltaNet(nn.Module):
         self.conv = nn.Conv1d(
             self.conv_dim, self.conv_dim, conv_size, groups=self.conv_dim, bias=False, dtype=dtype
         )
-        self.dt_bias = nn.Parameter(torch.ones(num_value_heads, dtype=dtype))
-        # From hardly any forgetting to much of it; not from 0, whose logarithm is minus infinity
+        # exp(A_log) * softplus(dt_bias) is what a head forgets per token: from hardly anything to
+        # much. Not from 0, whose logarithm is minus infinity
+        waits = torch.empty(num_value_heads, dtype=dtype).uniform_(math.log(0.001), math.log(0.1))
+        self.dt_bias = nn.Parameter(waits.exp().expm1().log())  # softplus of it is exp(waits)
         strengths = torch.empty(num_value_heads, dtype=dtype).uniform_(0.01, 16)
         self.A_log = nn.Parameter(strengths.log())
         self.norm = RMSNorm(value_head_dim, eps, dtype)
