@@ -96,12 +96,14 @@ def describe(shape: CacheShape, args: argparse.Namespace) -> list[tuple[str, obj
 
 
 def gb(n: float) -> str:
-    """GB, and MB for what is small.
+    """GB, and MB or kB for what is small.
 
-    >>> gb(4_294_967_296), gb(2_500_000)
-    ('4.29 GB', '2.50 MB')
+    >>> gb(4_294_967_296), gb(2_500_000), gb(12_800)
+    ('4.29 GB', '2.50 MB', '12.80 kB')
     """
-    return f"{n / 1e9:,.2f} GB" if n >= 1e7 else f"{n / 1e6:,.2f} MB"
+    if n >= 1e8:
+        return f"{n / 1e9:,.2f} GB"
+    return f"{n / 1e6:,.2f} MB" if n >= 1e5 else f"{n / 1e3:,.2f} kB"
 
 
 def compare(name: str, more: float, other: str, less: float) -> list[tuple[str, str]]:
