@@ -190,6 +190,7 @@ def main(
     parts = split_pairs(pairs)
     if preset == "tiny":
         model_name, parts = "gpt2-tiny", tuple(part[:8] for part in parts)
+        settings.eval_freq = 5
     if len(parts[0]) < settings.batch_size:
         raise ValueError(
             f"{len(parts[0])} training pairs do not fill a batch of {settings.batch_size}: use a "
