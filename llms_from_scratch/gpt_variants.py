@@ -296,7 +296,8 @@ class VariantGPT(CachedGPTModel):
 
     def __init__(self, cfg: dict):
         nn.Module.__init__(self)
-        check_config(cfg, type(self).__name__, [*GPT_CONFIG_124M, *self.keys], self.optional_keys)
+        required = [*GPT_CONFIG_124M, *self.keys]
+        check_config(cfg, type(self).__name__, required, self.optional_keys)
         self.cfg = dict(cfg)
         emb_dim = cfg["emb_dim"]
         self.tok_emb = nn.Embedding(cfg["vocab_size"], emb_dim)
@@ -339,8 +340,8 @@ class GPTWithGQA(VariantGPT):
     keys = ("n_kv_groups",)
 
     def make_attention(self, layer_idx: int) -> nn.Module:
-        cfg = self.cfg
-        return GroupedQueryAttention(*self.shape, cfg["n_kv_groups"], qkv_bias=cfg["qkv_bias"])
+        groups, qkv_bias = self.cfg["n_kv_groups"], self.cfg["qkv_bias"]
+        return GroupedQueryAttention(*self.shape, groups, qkv_bias=qkv_bias)
 
 
 class GPTWithMLA(VariantGPT):

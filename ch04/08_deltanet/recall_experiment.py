@@ -23,7 +23,7 @@ if __name__ == "__main__":
 
 import torch
 
-from llms_from_scratch.app.estimators import COLORS, gb, print_table
+from llms_from_scratch.app.estimators import PLOT_COLORS, gb, print_table
 from llms_from_scratch.app.script_tools import short_errors, writable_folder
 from llms_from_scratch.app.variant_scripts import cache_bytes
 from llms_from_scratch.cache_memory import check_positive
@@ -149,7 +149,7 @@ def plot(results: list[dict], path: Path) -> None:
         steps = [step for step, _ in curves[0]]
         shares = [[100 * share for _, share in point] for point in zip(*curves, strict=True)]
         means = [statistics.mean(point) for point in shares]
-        color = COLORS[number]
+        color = PLOT_COLORS[number]
         axes.plot(steps, means, color=color, linestyle=styles[number], linewidth=2, label=name)
         low, high = [min(point) for point in shares], [max(point) for point in shares]
         axes.fill_between(steps, low, high, color=color, alpha=0.15)

@@ -14,7 +14,7 @@ from llms_from_scratch.cache_memory import (
 
 CONTEXTS = [2**k for k in range(8, 18)]  # 256 to 131,072
 # Told apart by those who see few colours, too (Okabe and Ito's palette)
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+PLOT_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def estimator_parser(description: str, needs_context: bool = True) -> argparse.ArgumentParser:
@@ -161,8 +161,9 @@ def plot_lines(
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     styles = ("-", "--", "-.", ":")
     for number, (name, values) in enumerate(lines.items()):
-        style = {"color": COLORS[number % len(COLORS)], "linestyle": styles[number % len(styles)]}
-        axes.plot(x, values, label=name, linewidth=2, **style)
+        color = PLOT_COLORS[number % len(PLOT_COLORS)]
+        style = styles[number % len(styles)]
+        axes.plot(x, values, label=name, linewidth=2, color=color, linestyle=style)
     axes.set_xscale("log", base=2)
     if logarithmic:
         axes.set_yscale("log")

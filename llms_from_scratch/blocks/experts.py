@@ -65,7 +65,8 @@ class SharedExpertMoE(MoEFeedForward):
 
     def __init__(self, cfg: dict):
         super().__init__(cfg)
-        self.shared_expert = FeedForward(cfg | {"hidden_dim": cfg["shared_expert_dim"]})
+        shared_cfg = cfg | {"hidden_dim": cfg["shared_expert_dim"]}
+        self.shared_expert = FeedForward(shared_cfg)
         self.shared_gate = nn.Linear(cfg["emb_dim"], 1, bias=False, dtype=cfg.get("dtype"))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -102,7 +103,8 @@ class DeepSeekMoE(MoEFeedForward):
                 f"num_experts_per_tok={self.num_experts_per_tok} is more than the {can_choose} "
                 f"experts of groups_per_tok={self.groups_per_tok} groups"
             )
-        self.shared_expert = FeedForward(cfg | {"hidden_dim": cfg["shared_expert_dim"]})
+        shared_cfg = cfg | {"hidden_dim": cfg["shared_expert_dim"]}
+        self.shared_expert = FeedForward(shared_cfg)
         self.register_buffer("expert_bias", torch.zeros(self.num_experts))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

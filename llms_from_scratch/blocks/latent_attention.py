@@ -78,7 +78,8 @@ class LatentAttention(nn.Module):
         self.W_UK = linear(latent_dim, num_heads * head_dim)
         self.W_UV = linear(latent_dim, num_heads * self.value_head_dim)
         self.out_proj = linear(num_heads * self.value_head_dim, d_in, out_bias)
-        self.q_norm = RMSNorm(query_latent_dim, eps, dtype) if norms and query_latent_dim else None
+        has_q_norm = norms and query_latent_dim
+        self.q_norm = RMSNorm(query_latent_dim, eps, dtype) if has_q_norm else None
         self.kv_norm = RMSNorm(latent_dim, eps, dtype) if norms else None
 
     def forward(
