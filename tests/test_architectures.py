@@ -84,6 +84,14 @@ CASES = {
         "Olmo3",
         WINDOW | MIXED | both(YARN_ROPE | BETAS) | {"num_key_value_heads": 4},
     ),
+    "tiny aya": ("Cohere2", WINDOW | MIXED | {"logit_scale": 0.25}),
+    "tiny aya, tied, full first": (
+        "Cohere2",
+        WINDOW
+        | {"layer_types": ["full_attention", "sliding_attention", "full_attention"]}
+        | {"rope_parameters": PLAIN_ROPE, "tie_word_embeddings": True, "num_key_value_heads": 1},
+    ),
+    "tiny aya, window of one": ("Cohere2", MIXED | {"sliding_window": 1, "logit_scale": 2.0}),
     "olmo3, tied": ("Olmo3", WINDOW | MIXED | {"tie_word_embeddings": True}),
 }
 
@@ -156,7 +164,9 @@ def test_generation_equals_that_of_transformers(pair):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("case", ["llama 3.1", "qwen3", "qwen3 moe", "gemma3", "olmo3, yarn"])
+@pytest.mark.parametrize(
+    "case", ["llama 3.1", "qwen3", "qwen3 moe", "gemma3", "olmo3, yarn", "tiny aya"]
+)
 def test_bfloat16_differs_by_rounding_only(case):
     theirs, ours = pair_of(case, torch.bfloat16)
     exact, _ = pair_of(case)

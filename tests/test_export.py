@@ -29,6 +29,7 @@ from llms_from_scratch.gemma3 import Gemma3Model
 from llms_from_scratch.llama3 import LLAMA31_ROPE_FREQ, Llama3Model
 from llms_from_scratch.olmo3 import Olmo3Model
 from llms_from_scratch.qwen3 import Qwen3Model
+from llms_from_scratch.tiny_aya import TinyAyaModel
 from llms_from_scratch.tokenizer import GPT2_SPLIT_PATTERN, byte_symbols, get_tokenizer
 from llms_from_scratch.weights.chat_formats import (
     ChatFormat,
@@ -76,6 +77,7 @@ EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 
 WINDOWS = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
 GEMMA = QWEN | WINDOWS | {"rope_local_base": 10_000.0, "query_pre_attn_scalar": 8}
 OLMO = {k: v for k, v in SHARED.items() if k != "n_kv_groups"} | {"n_kv_heads": 2} | WINDOWS
+AYA = {k: v for k, v in OLMO.items() if k != "rms_norm_eps"} | {"head_dim": 8}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_context_length": 16}
 OLMO_YARN = {
     "rope_type": "yarn",
@@ -102,6 +104,8 @@ MODELS = {  # name: model_type, class, configuration
     "gemma3": ("gemma3_text", Gemma3Model, GEMMA | {"tie_embeddings": True}),
     "gemma3-untied": ("gemma3_text", Gemma3Model, GEMMA),
     "olmo3": ("olmo3", Olmo3Model, OLMO),
+    "tiny-aya": ("cohere2", TinyAyaModel, AYA | {"logit_scale": 0.25}),
+    "tiny-aya-tied": ("cohere2", TinyAyaModel, AYA | {"tie_word_embeddings": True}),
     "olmo3-yarn": ("olmo3", Olmo3Model, OLMO | OLMO_YARN | {"tie_embeddings": True}),
 }
 MARKS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -547,6 +551,7 @@ def test_gpt2_goes_to_gguf_under_llama_cpps_names(tmp_path, qkv_bias):
 REFUSED = [
     ("qwen3-moe", {}, "a qwen3_moe cannot be written as GGUF here"),
     ("olmo3", {}, "a olmo3 cannot be written as GGUF here"),
+    ("tiny-aya", {}, "a cohere2 cannot be written as GGUF here"),
     ("gemma3", {}, "Gemma 3 with layer_types"),
     ("llama-yarn", {"rope_scaling": YARN | {"beta_fast": 9.0}}, "YaRN with beta_fast=9.0"),
 ]

@@ -35,6 +35,7 @@ from llms_from_scratch.qwen3 import (
     QWEN_CONFIG_06_B,
     Qwen3Model,
 )
+from llms_from_scratch.tiny_aya import TINY_AYA_CONFIG, TinyAyaModel
 from llms_from_scratch.weights.architectures import model_from_config
 from llms_from_scratch.weights.gpt2 import load_gpt2
 from llms_from_scratch.weights.hub_configs import config_from_hub_dict
@@ -63,6 +64,7 @@ FAMILIES = {
     "Qwen3Moe": ("Qwen3MoeConfig", SMALL | EXPERTS),
     "Gemma3": ("Gemma3TextConfig", SMALL | MIXED),
     "Olmo3": ("Olmo3Config", SMALL | MIXED),
+    "Cohere2": ("Cohere2Config", SMALL | MIXED),
     "GPT2LMHead": (
         "GPT2Config",
         {"vocab_size": 61, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 32}
@@ -165,11 +167,18 @@ def test_each_field_of_a_configuration_is_computed_or_refused(family):
         ("qwen3_moe", {"mlp_only_layers": [1]}),
         ("gemma3_text", {"final_logit_softcapping": 30.0}),
         ("olmo3", {"attention_bias": True}),
+        ("cohere2", {"use_qk_norm": True}),
+        ("cohere2", {"use_parallel_block": False}),
+        ("cohere2", {"rotary_pct": 0.5}),
+        ("cohere2", {"head_dim": 8}),
+        ("cohere2", {"layer_switch": 3}),
+        ("cohere2", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}),
         ("mamba", {}),
     ],
 )
 def test_what_is_not_computed_is_refused_by_name(model_type, field):
     names = {"qwen3": "Qwen3", "qwen3_moe": "Qwen3Moe", "gemma3_text": "Gemma3", "olmo3": "Olmo3"}
+    names["cohere2"] = "Cohere2"
     family = names.get(model_type, "GPT2LMHead" if model_type == "gpt2" else "Llama")
     theirs = peer_of(family, {})[1] | {"model_type": model_type} | field
     if "rope_scaling" in field:
@@ -205,6 +214,7 @@ def test_what_is_not_computed_is_refused_by_name(model_type, field):
         (Gemma3Model, GEMMA3_CONFIG_270M, 435_870_336, 268_098_176),
         (Olmo3Model, OLMO3_CONFIG_7B, 7_298_011_136, None),
         (Olmo3Model, OLMO3_CONFIG_32B, 32_233_522_176, None),
+        (TinyAyaModel, TINY_AYA_CONFIG, 3_886_098_432, 3_349_227_520),
     ],
 )
 def test_published_sizes_have_their_number_of_parameters(model_class, cfg, total, unique):

@@ -45,6 +45,7 @@ from llms_from_scratch.olmo3 import Olmo3Model
 from llms_from_scratch.qwen3 import Qwen3Model
 from llms_from_scratch.saving import head_is_embedding
 from llms_from_scratch.serving.speaking import Speaker
+from llms_from_scratch.tiny_aya import TinyAyaModel
 from llms_from_scratch.tokenizer import get_tokenizer
 from llms_from_scratch.weights.chat_formats import (
     ChatFormat,
@@ -53,6 +54,7 @@ from llms_from_scratch.weights.chat_formats import (
     HubTokenizer,
     OlmoFormat,
     QwenFormat,
+    TinyAyaFormat,
 )
 from llms_from_scratch.weights.export_tokenizers import tokenizer_json
 from llms_from_scratch.weights.pretrained import Pretrained, load_pretrained
@@ -98,6 +100,7 @@ MODELS = {  # name: class, configuration, type on the hub
     "qwen3-moe": (Qwen3Model, QWEN | EXPERTS, "qwen3_moe"),
     "gemma-3": (Gemma3Model, GEMMA, "gemma3_text"),
     "olmo-3": (Olmo3Model, OLMO | YARN, "olmo3"),
+    "tiny-aya": (TinyAyaModel, OLMO | {"head_dim": 8, "logit_scale": 0.5}, "cohere2"),
 }
 IDS = torch.arange(20).reshape(2, 10) * 7
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -338,6 +341,17 @@ def on_tokenizers(*marks):
 
 CHATML = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
 LLAMA = ("<|end_of_text|>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>")
+AYA = (
+    "<EOS_TOKEN>",
+    "<BOS_TOKEN>",
+    "<|START_OF_TURN_TOKEN|>",
+    "<|END_OF_TURN_TOKEN|>",
+    "<|USER_TOKEN|>",
+    "<|CHATBOT_TOKEN|>",
+    "<|SYSTEM_TOKEN|>",
+    "<|START_RESPONSE|>",
+    "<|END_RESPONSE|>",
+)
 GEMMA_MARKS = ("<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>")
 CHATS = {  # name of the model: marks, chat format
     "llama-2": (CHATML, ChatMLFormat),
@@ -346,6 +360,7 @@ CHATS = {  # name of the model: marks, chat format
     "qwen3-moe": (CHATML, QwenFormat),
     "gemma-3": (GEMMA_MARKS, GemmaFormat),
     "olmo-3": (CHATML, OlmoFormat),
+    "tiny-aya": (AYA, TinyAyaFormat),
 }
 every_chat = pytest.mark.parametrize("name", CHATS)
 every_library = pytest.mark.parametrize("make", [encoding, on_tokenizers])

@@ -139,6 +139,11 @@ class RotaryEmbedding:
         return cos.to(dtype), sin.to(dtype)
 
 
+def no_positions(positions: torch.Tensor, dtype: torch.dtype = torch.float32) -> tuple[None, None]:
+    """For layers that know no positions, in the place of a ``RotaryEmbedding``: nothing is turned."""
+    return None, None
+
+
 def check_scaling(scaling: dict | None) -> dict:
     """A scaling with nothing missing and nothing unknown; ``ValueError`` otherwise."""
     scaling = {"rope_type": "default"} | (scaling or {})

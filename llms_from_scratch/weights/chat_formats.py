@@ -248,6 +248,23 @@ class OlmoTokenizer(HubTokenizer):
         return next((token_id for token_id in ids if token_id is not None), otherwise)
 
 
+class TinyAyaTokenizer(HubTokenizer):
+    """Tiny Aya's ``tokenizer.json``; the ids given are for marks that the file does not have."""
+
+    def __init__(
+        self,
+        tokenizer_file_path: str | Path,
+        eos_token_id: int = 3,
+        pad_token_id: int = 0,
+        bos_token_id: int = 2,
+    ):
+        super().__init__(tokenizer_file_path)
+        self.eos_token_id = self.special_tokens.get("<EOS_TOKEN>", eos_token_id)
+        self.pad_token_id = self.special_tokens.get("<PAD>", pad_token_id)
+        self.bos_token_id = self.special_tokens.get("<BOS_TOKEN>", bos_token_id)
+        self.eot_token = self.eos_token_id
+
+
 LLAMA3_PATTERN = (  # as Meta publishes it
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -434,6 +451,28 @@ class GemmaFormat(TurnFormat):
         return [self.mark("<start_of_turn>"), *self.text("model\n")]
 
 
+class TinyAyaFormat(TurnFormat):
+    """Tiny Aya's turns: a mark for who speaks, and marks around a response."""
+
+    begin = ("<BOS_TOKEN>",)
+    stops = ("<|END_RESPONSE|>", "<|END_OF_TURN_TOKEN|>", "<EOS_TOKEN>")
+    roles = {
+        "assistant": "<|CHATBOT_TOKEN|>",
+        "user": "<|USER_TOKEN|>",
+        "system": "<|SYSTEM_TOKEN|>",
+    }
+
+    def turn(self, role: str, content: str) -> list[int]:
+        ids = [self.mark("<|START_OF_TURN_TOKEN|>"), self.mark(role), *self.text(content)]
+        if role == self.roles["assistant"]:
+            ids = [*self.answer(), *self.text(content), self.mark("<|END_RESPONSE|>")]
+        return [*ids, self.mark("<|END_OF_TURN_TOKEN|>")]
+
+    def answer(self) -> list[int]:
+        marks = ("<|START_OF_TURN_TOKEN|>", "<|CHATBOT_TOKEN|>", "<|START_RESPONSE|>")
+        return [self.mark(mark) for mark in marks]
+
+
 class ChatFormat(TurnFormat):
     """Llama 3's turns: a header with the role, a blank line, the text, ``<|eot_id|>``."""
 
@@ -477,7 +516,7 @@ def special_tokens_of(tokenizer) -> dict[str, int]:
     return {token: tokenizer.encode_single_token(token) for token in tokenizer.special_tokens_set}
 
 
-ENDS_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "<eos>", "</s>")
+ENDS_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "<eos>", "</s>", "<EOS_TOKEN>")
 
 
 def end_of_text_id(tokenizer) -> int:
@@ -500,6 +539,7 @@ def find_chat_format(tokenizer, model_type: str, template: str) -> TurnFormat | 
     for mark, form in (
         ("<|start_header_id|>", ChatFormat),
         ("<start_of_turn>", GemmaFormat),
+        ("<|START_OF_TURN_TOKEN|>", TinyAyaFormat),
         ("<|im_start|>", {"olmo3": OlmoFormat, "llama": ChatMLFormat}.get(model_type, QwenFormat)),
     ):
         if mark in special and mark in template:
@@ -507,5 +547,5 @@ def find_chat_format(tokenizer, model_type: str, template: str) -> TurnFormat | 
             return (SmolLM2Format if is_smollm else form)(tokenizer)
     raise ValueError(
         "the model's chat template has no marks that are known here; known: those of Llama 3, "
-        "Gemma, and ChatML"
+        "Gemma, Tiny Aya, and ChatML"
     )

@@ -24,6 +24,7 @@ CLASS_NAMES = {  # of transformers
     "qwen3_moe": "Qwen3MoeForCausalLM",
     "gemma3_text": "Gemma3ForCausalLM",
     "olmo3": "Olmo3ForCausalLM",
+    "cohere2": "Cohere2ForCausalLM",
 }
 OLMO_SCALING = {  # our key in Olmo's configuration: the hub's in ``rope_scaling``
     "rope_factor": "factor",
@@ -77,6 +78,12 @@ def _olmo(cfg: Mapping) -> dict:
     return _windows(cfg) | {"rope_parameters": rope}
 
 
+def _cohere(cfg: Mapping) -> dict:
+    """Scale and epsilon always, for the hub's defaults are others than ours."""
+    numbers = {"layer_norm_eps": 1e-5, "logit_scale": 1.0}
+    return _windows(cfg) | {key: cfg.get(key, usual) for key, usual in numbers.items()}
+
+
 # What a family has besides sizes, rotations, the epsilon of its norms and tied embeddings
 MORE: dict[str, Callable[[Mapping], dict]] = {
     "llama": lambda cfg: {},
@@ -84,6 +91,7 @@ MORE: dict[str, Callable[[Mapping], dict]] = {
     "qwen3_moe": _experts,
     "gemma3_text": _gemma,
     "olmo3": _olmo,
+    "cohere2": _cohere,
 }
 
 
@@ -99,13 +107,15 @@ def config_for_hub(model_type: str, cfg: Mapping, tied: bool, dtype: torch.dtype
         raise ValueError("qk_norm=False cannot be written: the hub's Qwen3 always has these norms")
     family = FAMILIES[model_type]
     fixed = {k: v[0] if isinstance(v, tuple) else v for k, v in family.only.items()}
+    usual_eps = 1e-5 if model_type == "llama" else 1e-6
+    has_rms_norm = "rms_norm_eps" in family.used
     theirs = {
         "architectures": [CLASS_NAMES[model_type]],
         "model_type": model_type,
         **{key: cfg[ours] for key, ours in family.sizes.items()},
         **{key: value for key, value in fixed.items() if value is not None},
         "head_dim": cfg.get("head_dim") or cfg["emb_dim"] // cfg["n_heads"],
-        "rms_norm_eps": cfg.get("rms_norm_eps", 1e-5 if model_type == "llama" else 1e-6),
+        **({"rms_norm_eps": cfg.get("rms_norm_eps", usual_eps)} if has_rms_norm else {}),
         # Fields of the time before transformers 5, which newer versions read too
         "rope_theta": cfg["rope_base"],
         "rope_scaling": scaling_for_hub(cfg),

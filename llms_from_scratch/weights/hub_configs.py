@@ -222,6 +222,28 @@ def _olmo3(theirs: dict) -> dict:
     return ours
 
 
+def _cohere2(theirs: dict) -> dict:
+    base, scaling = rope_of(theirs)
+    if scaling:
+        raise ValueError(f"rope_type {scaling['rope_type']!r} is not computed for cohere2")
+    switch, layers = theirs.get("layer_switch"), _layers(theirs, 4)
+    if switch and any(
+        (kind == "full_attention") == bool(n % switch) for n, kind in enumerate(layers, 1)
+    ):
+        raise ValueError(f"layer_switch={switch} contradicts the types of layers")
+    ours = _shared({"tie_word_embeddings": True} | theirs) | {
+        "head_dim": theirs["hidden_size"] // theirs["num_attention_heads"],
+        "sliding_window": theirs.get("sliding_window") or 4096,
+        "layer_types": layers,
+        "rope_base": base,
+        "layer_norm_eps": theirs.get("layer_norm_eps", 1e-5),
+        "logit_scale": theirs.get("logit_scale", 0.0625),
+    }
+    if theirs.get("head_dim") not in (None, ours["head_dim"]):
+        raise ValueError(f"head_dim={theirs['head_dim']} is not hidden_size / num_attention_heads")
+    return {key: value for key, value in ours.items() if key != "rms_norm_eps"}
+
+
 def _gpt2(theirs: dict) -> dict:
     if theirs.get("n_inner") not in (None, 4 * theirs["n_embd"]):
         raise ValueError(f"n_inner={theirs['n_inner']} is not computed here, only 4 * n_embd")
@@ -292,5 +314,23 @@ FAMILIES = {
         NO_BIAS_NO_DROPOUT,
         USED | LAYERS,
         _olmo3,
+    ),
+    "cohere2": Family(
+        {**SIZES, "num_key_value_heads": "n_kv_heads"},
+        NO_BIAS_NO_DROPOUT
+        | {
+            "use_qk_norm": False,
+            "use_parallel_block": True,
+            "use_gated_activation": True,
+            "rotary_pct": 1.0,
+            "position_embedding_type": "rope_gptj",
+            "order_of_interleaved_layers": "local_attn_first",
+        },
+        (USED - {"rms_norm_eps"})
+        | LAYERS
+        | {"layer_norm_eps", "logit_scale", "layer_switch"}
+        # How the numbers are stored, not what they are
+        | {"use_embedding_sharing", "use_parallel_embedding"},
+        _cohere2,
     ),
 }

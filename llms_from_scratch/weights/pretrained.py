@@ -45,6 +45,7 @@ SAVED_TYPES = {  # the class of a model: its type on the hub
     "Qwen3Model": "qwen3",
     "Gemma3Model": "gemma3_text",
     "Olmo3Model": "olmo3",
+    "TinyAyaModel": "cohere2",
 }
 GGUF_MODELS = ("smollm2-135m-instruct", "gemma3-270m")  # assets that packages of the index have
 
