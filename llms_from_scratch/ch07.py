@@ -327,7 +327,7 @@ class InstructionDataset(Dataset):
         return len(self.data)
 
 
-def check_any_left(dataset: InstructionDataset, allowed_max_length: int | None) -> None:
+def check_any_left(dataset: Dataset, allowed_max_length: int | None) -> None:
     """Raise ``ValueError`` for a dataset without entries."""
     if not dataset.data:
         raise ValueError(
