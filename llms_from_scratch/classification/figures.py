@@ -266,7 +266,7 @@ def plot_calibration(results, path: Path) -> None:
                 color=color,
             )
     ax.set(xlabel="confidence of the answer, %", ylabel="right answers, % (numbers: texts)")
-    ax.legend(fontsize=7, loc="lower right")
+    ax.legend(fontsize=7, loc="upper left")
     _save(fig, path)
 
 
