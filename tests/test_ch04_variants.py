@@ -1,5 +1,8 @@
 """Chapter 4 with other parts: each model caches what it says, and layers are those published."""
 
+import runpy
+from pathlib import Path
+
 import pytest
 import torch
 import transformers
@@ -32,6 +35,7 @@ from llms_from_scratch.gpt_variants import (
 )
 from llms_from_scratch.kv_cache import KVCache, left_pad
 from llms_from_scratch.kv_cache.generate import generate_text_simple as generate_with_cache
+from llms_from_scratch.kv_cache.slots import SlotCache
 from llms_from_scratch.llama3 import TransformerBlock as LlamaBlock
 from llms_from_scratch.qwen3 import TransformerBlock as QwenBlock
 
@@ -450,3 +454,70 @@ def test_a_gated_layer_is_a_mixture_of_one_expert():
     plain.load_state_dict({f"fc{i}.weight": getattr(one, f"fc{i}")[0].weight for i in (1, 2, 3)})
     x = torch.randn(2, 5, 8)
     close(one(x), plain(x))
+
+
+# --- With the rest of the house ---
+
+
+@torch.no_grad()
+def test_texts_that_began_at_different_times_take_steps_together(model):
+    slots = SlotCache.for_model(model, 3)
+    texts = [ids(1, n, n) for n in (9, 2, 17)]
+    for text in texts:
+        alone = KVCache.for_model(model, 48)
+        model(text, cache=alone)
+        slots.join(alone)
+    for token in ids(1, 5)[0]:
+        step = token.expand(3, 1)
+        logits = model(step, cache=slots)
+        texts = [torch.cat([text, step[:1]], dim=1) for text in texts]
+        for row, text in zip(logits, texts, strict=True):
+            close(row, model(text)[0, -1:])
+
+
+SCRIPTS = {  # what readers import from them
+    "04_gqa/gpt_with_kv_mha.py": ["MultiHeadAttention"],
+    "04_gqa/gpt_with_kv_gqa.py": ["GroupedQueryAttention"],
+    "05_mla/gpt_with_kv_mha.py": ["MultiHeadAttention"],
+    "05_mla/gpt_with_kv_mla.py": ["MultiHeadLatentAttention"],
+    "06_swa/gpt_with_kv_mha.py": ["MultiHeadAttention"],
+    "06_swa/gpt_with_kv_swa.py": ["MultiHeadAttentionWithSWA"],
+    "07_moe/gpt_with_kv_ffn.py": ["FeedForward", "FFN_TIME_MS", "FFN_MEM_BYTES"],
+    "07_moe/gpt_with_kv_moe.py": ["MoEFeedForward", "MOE_FF_TIME_MS", "MOE_FF_MEM_BYTES"],
+    "08_deltanet/gpt_with_kv_deltanet.py": ["GatedDeltaNet", "GatedMultiHeadAttention"],
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_have_the_names_that_readers_import_and_print_a_text(script, monkeypatch, capsys):
+    path = Path(__file__).resolve().parent.parent / "ch04" / script
+    names = runpy.run_path(str(path))
+    for name in (*SCRIPTS[script], "GPTModel", "TransformerBlock", "generate_text_simple_cached"):
+        assert name in names
+    options = "--emb_dim 16 --n_heads 2 --n_layers 2 --max_new_tokens 3 --device cpu".split()
+    if "07_moe" in script:
+        options += ["--hidden_dim", "8"]
+    if "moe.py" in script:
+        options += ["--num_experts", "3"]
+    monkeypatch.setattr("sys.argv", [script, *options])
+    names["main"]()
+    printed = capsys.readouterr().out
+    assert "Text: Hello, I am" in printed and "tokens/sec" in printed and "Cache:" in printed
+    for name in SCRIPTS[script]:
+        if name.endswith("_TIME_MS"):
+            assert len(names[name]) == 2 * 3  # layers, times calls of the model
+
+
+def test_recall_asks_for_what_was_written_last():
+    path = Path(__file__).resolve().parent.parent / "ch04/08_deltanet/recall_experiment.py"
+    names = runpy.run_path(str(path))
+    token_ids, answers, kinds = names["make_batch"](20, torch.Generator().manual_seed(0))
+    writes, values, keys = names["WRITES"], names["NUM_VALUES"], names["NUM_KEYS"]
+    for row, wanted, once in zip(token_ids, answers, kinds["written once"], strict=True):
+        memory, counts = {}, {}
+        for token in row[:writes].tolist():
+            memory[token // values] = token % values
+            counts[token // values] = counts.get(token // values, 0) + 1
+        asked = [token - keys * values for token in row[writes:].tolist()]
+        assert [memory[key] for key in asked] == wanted.tolist()
+        assert [counts[key] == 1 for key in asked] == once.tolist()
