@@ -20,6 +20,7 @@ from llms_from_scratch.llama2 import Llama2Model
 from llms_from_scratch.llama3 import Llama3Model
 from llms_from_scratch.olmo3 import Olmo3Model
 from llms_from_scratch.qwen3 import Qwen3Model
+from llms_from_scratch.qwen3_5 import Qwen3_5Model
 from llms_from_scratch.tiny_aya import TinyAyaModel
 
 GPT_CLASSES = {"GPTModel": GPTModel, "GPTModelFast": GPTModelFast}
@@ -30,6 +31,7 @@ MODEL_CLASSES = GPT_CLASSES | {
     "Gemma3Model": Gemma3Model,
     "Olmo3Model": Olmo3Model,
     "TinyAyaModel": TinyAyaModel,
+    "Qwen3_5Model": Qwen3_5Model,
 }
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)

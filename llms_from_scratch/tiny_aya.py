@@ -73,7 +73,8 @@ OPTIONAL_KEYS = (
     "pad_token_id",
 )
 ONLY = {"attention_bias": False, "attention_dropout": 0.0, "qk_norm": False}
-CONFIG_KEYS = [key for key in TINY_AYA_CONFIG if key not in (*OPTIONAL_KEYS, *ONLY)]
+NOT_NEEDED = (*OPTIONAL_KEYS, *ONLY)
+CONFIG_KEYS = [key for key in TINY_AYA_CONFIG if key not in NOT_NEEDED]
 NAMES = {  # ours: the hub's
     ours.replace(".scale", ".weight"): theirs
     for ours, theirs in GEMMA_NAMES.items()
@@ -136,7 +137,8 @@ class GroupedQueryAttention(SharedAttention):
     def forward(self, x, mask=None, cos=None, sin=None, cache=None, layer_idx=0):
         queries, keys, values = self.project(x)
         if cos is not None:
-            queries, keys = apply_rope(queries, cos, sin), apply_rope(keys, cos, sin)
+            queries = apply_rope(queries, cos, sin)
+            keys = apply_rope(keys, cos, sin)
         if cache is not None:
             keys, values = cache.update(layer_idx, keys, values)
         context = attend(queries, keys, values, mask, self.scale)
@@ -171,7 +173,9 @@ class TinyAyaModel(DecoderModel):
         check_config(cfg, "Tiny Aya", CONFIG_KEYS, OPTIONAL_KEYS, ONLY)
         check_heads(cfg, "Tiny Aya", "n_kv_heads")
         check_layer_types(cfg, "Tiny Aya")
-        self.cfg = {"tie_embeddings": cfg.get("tie_word_embeddings", False)} | cfg
+        self.cfg = dict(cfg)
+        if "tie_word_embeddings" in cfg:
+            self.cfg.setdefault("tie_embeddings", cfg["tie_word_embeddings"])
         self.logit_scale = cfg.get("logit_scale", 1.0)
         eps = cfg.get("layer_norm_eps", 1e-5)
         self.make_layers(TransformerBlock, CohereLayerNorm, eps=eps, dtype=cfg["dtype"])

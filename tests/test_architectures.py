@@ -46,6 +46,16 @@ YARN_ROPE = {
 PLAIN_ROPE = {"rope_type": "default", "rope_theta": 500.0}
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 500.0, "factor": 3.0}
 EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+DELTA = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 12,
+    "rms_norm_eps": 0.1,  # what so small a memory gives back may be tiny, and rounding with it
+    "max_position_embeddings": 128,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
+}
 BETAS = {"beta_fast": 8.0, "beta_slow": 2.0, "attention_factor": 1.3}
 
 
@@ -92,6 +102,19 @@ CASES = {
         | {"rope_parameters": PLAIN_ROPE, "tie_word_embeddings": True, "num_key_value_heads": 1},
     ),
     "tiny aya, window of one": ("Cohere2", MIXED | {"sliding_window": 1, "logit_scale": 2.0}),
+    "qwen3.5": ("Qwen3_5", DELTA | {"num_hidden_layers": 3}),
+    "qwen3.5, half a head": (
+        "Qwen3_5",
+        DELTA
+        | {"rope_parameters": PLAIN_ROPE | {"partial_rotary_factor": 0.5}}
+        | {"linear_num_value_heads": 2, "linear_conv_kernel_dim": 2, "tie_word_embeddings": True},
+    ),
+    "qwen3.5, whole heads": (
+        "Qwen3_5",
+        DELTA
+        | {"rope_parameters": PLAIN_ROPE | {"partial_rotary_factor": 1.0}}
+        | {"layer_types": ["full_attention"] + ["linear_attention"] * 2},
+    ),
     "olmo3, tied": ("Olmo3", WINDOW | MIXED | {"tie_word_embeddings": True}),
 }
 
@@ -100,7 +123,9 @@ def pair_of(case, dtype=torch.float32):
     """A model of transformers with all parameters random, norms too, and ours with the same."""
     name, changes = CASES[case]
     changes = copy.deepcopy(changes)
-    config_class = {"Gemma3": "Gemma3TextConfig"}.get(name, f"{name}Config")
+    config_class = {"Gemma3": "Gemma3TextConfig", "Qwen3_5": "Qwen3_5TextConfig"}.get(
+        name, f"{name}Config"
+    )
     config = getattr(transformers, config_class)(**(SMALL | changes))
     torch.manual_seed(len(case))
     theirs = getattr(transformers, f"{name}ForCausalLM")(config).eval()
@@ -165,7 +190,7 @@ def test_generation_equals_that_of_transformers(pair):
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    "case", ["llama 3.1", "qwen3", "qwen3 moe", "gemma3", "olmo3, yarn", "tiny aya"]
+    "case", ["llama 3.1", "qwen3", "qwen3 moe", "gemma3", "olmo3, yarn", "tiny aya", "qwen3.5"]
 )
 def test_bfloat16_differs_by_rounding_only(case):
     theirs, ours = pair_of(case, torch.bfloat16)
@@ -176,3 +201,20 @@ def test_bfloat16_differs_by_rounding_only(case):
     peer = (theirs(ids(2, 30)).logits.float() - wanted).abs()
     assert error.mean() <= 1.3 * peer.mean() + 1e-3
     assert error.max() <= 2 * peer.max() + 1e-3
+
+
+# --- Longer texts, and prompts shorter than a convolution ---
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", [name for name in CASES if name.startswith("qwen3.5")])
+@pytest.mark.parametrize("prompt", [1, 2, 3, 5, 70])
+def test_texts_longer_than_a_chunk_go_on_after_prompts_of_any_length(case, prompt):
+    theirs, ours = pair_of(case)
+    whole = ids(2, 80)
+    wanted = theirs(whole).logits
+    assert_close(ours(whole), wanted)
+    for sizes in ([prompt] + [1] * (80 - prompt), [prompt, 2, 78 - prompt]):
+        cache = KVCache.for_model(ours)
+        logits = torch.cat([ours(x, cache=cache) for x in whole.split(sizes, dim=1)], dim=1)
+        assert_close(logits, wanted)

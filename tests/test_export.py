@@ -29,6 +29,7 @@ from llms_from_scratch.gemma3 import Gemma3Model
 from llms_from_scratch.llama3 import LLAMA31_ROPE_FREQ, Llama3Model
 from llms_from_scratch.olmo3 import Olmo3Model
 from llms_from_scratch.qwen3 import Qwen3Model
+from llms_from_scratch.qwen3_5 import Qwen3_5Model
 from llms_from_scratch.tiny_aya import TinyAyaModel
 from llms_from_scratch.tokenizer import GPT2_SPLIT_PATTERN, byte_symbols, get_tokenizer
 from llms_from_scratch.weights.chat_formats import (
@@ -78,6 +79,15 @@ WINDOWS = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_atten
 GEMMA = QWEN | WINDOWS | {"rope_local_base": 10_000.0, "query_pre_attn_scalar": 8}
 OLMO = {k: v for k, v in SHARED.items() if k != "n_kv_groups"} | {"n_kv_heads": 2} | WINDOWS
 AYA = {k: v for k, v in OLMO.items() if k != "rms_norm_eps"} | {"head_dim": 8}
+DELTA = QWEN | {
+    "layer_types": ["linear_attention", "full_attention"],
+    "partial_rotary_factor": 0.5,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 6,
+    "linear_num_key_heads": 1,
+    "linear_num_value_heads": 2,
+}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_context_length": 16}
 OLMO_YARN = {
     "rope_type": "yarn",
@@ -104,6 +114,8 @@ MODELS = {  # name: model_type, class, configuration
     "gemma3": ("gemma3_text", Gemma3Model, GEMMA | {"tie_embeddings": True}),
     "gemma3-untied": ("gemma3_text", Gemma3Model, GEMMA),
     "olmo3": ("olmo3", Olmo3Model, OLMO),
+    "qwen3.5": ("qwen3_5_text", Qwen3_5Model, DELTA),
+    "qwen3.5-tied": ("qwen3_5_text", Qwen3_5Model, DELTA | {"tie_embeddings": True}),
     "tiny-aya": ("cohere2", TinyAyaModel, AYA | {"logit_scale": 0.25}),
     "tiny-aya-tied": ("cohere2", TinyAyaModel, AYA | {"tie_word_embeddings": True}),
     "olmo3-yarn": ("olmo3", Olmo3Model, OLMO | OLMO_YARN | {"tie_embeddings": True}),
@@ -551,6 +563,7 @@ def test_gpt2_goes_to_gguf_under_llama_cpps_names(tmp_path, qkv_bias):
 REFUSED = [
     ("qwen3-moe", {}, "a qwen3_moe cannot be written as GGUF here"),
     ("olmo3", {}, "a olmo3 cannot be written as GGUF here"),
+    ("qwen3.5", {}, "a qwen3_5_text cannot be written as GGUF here"),
     ("tiny-aya", {}, "a cohere2 cannot be written as GGUF here"),
     ("gemma3", {}, "Gemma 3 with layer_types"),
     ("llama-yarn", {"rope_scaling": YARN | {"beta_fast": 9.0}}, "YaRN with beta_fast=9.0"),

@@ -35,6 +35,7 @@ from llms_from_scratch.qwen3 import (
     QWEN_CONFIG_06_B,
     Qwen3Model,
 )
+from llms_from_scratch.qwen3_5 import QWEN3_5_CONFIG, Qwen3_5Model
 from llms_from_scratch.tiny_aya import TINY_AYA_CONFIG, TinyAyaModel
 from llms_from_scratch.weights.architectures import model_from_config
 from llms_from_scratch.weights.gpt2 import load_gpt2
@@ -58,6 +59,15 @@ SMALL = {
 }
 MIXED = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 4}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
+DELTA = {
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 12,
+    "linear_num_key_heads": 1,
+    "linear_num_value_heads": 2,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5},
+    "rms_norm_eps": 0.01,
+}
 FAMILIES = {
     "Llama": ("LlamaConfig", SMALL),
     "Qwen3": ("Qwen3Config", SMALL),
@@ -65,6 +75,7 @@ FAMILIES = {
     "Gemma3": ("Gemma3TextConfig", SMALL | MIXED),
     "Olmo3": ("Olmo3Config", SMALL | MIXED),
     "Cohere2": ("Cohere2Config", SMALL | MIXED),
+    "Qwen3_5": ("Qwen3_5TextConfig", SMALL | DELTA),
     "GPT2LMHead": (
         "GPT2Config",
         {"vocab_size": 61, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 32}
@@ -167,6 +178,9 @@ def test_each_field_of_a_configuration_is_computed_or_refused(family):
         ("qwen3_moe", {"mlp_only_layers": [1]}),
         ("gemma3_text", {"final_logit_softcapping": 30.0}),
         ("olmo3", {"attention_bias": True}),
+        ("qwen3_5_text", {"attn_output_gate": False}),
+        ("qwen3_5_text", {"attention_bias": True}),
+        ("qwen3_5_text", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}),
         ("cohere2", {"use_qk_norm": True}),
         ("cohere2", {"use_parallel_block": False}),
         ("cohere2", {"rotary_pct": 0.5}),
@@ -178,7 +192,7 @@ def test_each_field_of_a_configuration_is_computed_or_refused(family):
 )
 def test_what_is_not_computed_is_refused_by_name(model_type, field):
     names = {"qwen3": "Qwen3", "qwen3_moe": "Qwen3Moe", "gemma3_text": "Gemma3", "olmo3": "Olmo3"}
-    names["cohere2"] = "Cohere2"
+    names |= {"cohere2": "Cohere2", "qwen3_5_text": "Qwen3_5"}
     family = names.get(model_type, "GPT2LMHead" if model_type == "gpt2" else "Llama")
     theirs = peer_of(family, {})[1] | {"model_type": model_type} | field
     if "rope_scaling" in field:
@@ -214,6 +228,7 @@ def test_what_is_not_computed_is_refused_by_name(model_type, field):
         (Gemma3Model, GEMMA3_CONFIG_270M, 435_870_336, 268_098_176),
         (Olmo3Model, OLMO3_CONFIG_7B, 7_298_011_136, None),
         (Olmo3Model, OLMO3_CONFIG_32B, 32_233_522_176, None),
+        (Qwen3_5Model, QWEN3_5_CONFIG, 1_006_672_704, 752_393_024),
         (TinyAyaModel, TINY_AYA_CONFIG, 3_886_098_432, 3_349_227_520),
     ],
 )
@@ -241,8 +256,38 @@ def test_wrong_configurations_are_refused_by_name():
         Olmo3Model({k: v for k, v in OLMO3_CONFIG_7B.items() if k != "sliding_window"})
     with pytest.raises(ValueError, match="layer_types has 60 entries for n_layers=64"):
         Olmo3Model(OLMO3_CONFIG_32B | {"layer_types": OLMO3_CONFIG_32B["layer_types"][:60]})
+    types = ["linear_attention"] * 23 + ["sliding_attention"]
+    for cfg, message in (
+        ({"layer_types": types}, "Qwen3.5: unknown layer type 'sliding_attention'; known"),
+        ({"layer_types": types[:5]}, "Qwen3.5: layer_types has 5 entries for n_layers=24"),
+        ({"partial_rotary_factor": 1.5}, "must be more than 0 and at most 1, got 1.5"),
+        ({"linear_num_value_heads": 24}, "must be a multiple of num_key_heads"),
+    ):
+        with pytest.raises(ValueError, match=message), torch.device("meta"):
+            Qwen3_5Model(QWEN3_5_CONFIG | cfg)
+    theirs = peer_of("Qwen3_5", {})[1]
+    theirs["rope_parameters"] |= {"partial_rotary_factor": 0.8}
+    with pytest.raises(ValueError, match="partial_rotary_factor=0.8 of head_dim=4 is no even"):
+        config_from_hub_dict(theirs, "config.json")
     with pytest.raises(ValueError, match="head_dim must be even, got 5"):
         RotaryEmbedding(5)
+
+
+def test_a_model_for_texts_and_images_is_read_as_its_text_model():
+    """Qwen3.5 as it is published: a configuration in two parts, tensors with longer names."""
+    peer, theirs = peer_of("Qwen3_5", {})
+    whole = {"model_type": "qwen3_5", "text_config": theirs, "vision_config": {"depth": 2}}
+    renamed = {
+        name.replace("model.", "model.language_model.", 1): tensor
+        for name, tensor in peer.state_dict().items()
+    }
+    others = {"model.visual.patch_embed.weight": torch.ones(2), "mtp.norm.weight": torch.ones(2)}
+    model_type, cfg = config_from_hub_dict(whole, "config.json")
+    source = from_dict(renamed | others, "peer")
+    ours = model_from_config(model_type, cfg | {"dtype": torch.float32}, source)
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids), peer(ids).logits, rtol=1e-5, atol=1e-5)
 
 
 def test_metas_files_of_llama_2_have_pairs_where_the_hub_has_halves():

@@ -43,6 +43,7 @@ from llms_from_scratch.llama2 import Llama2Model
 from llms_from_scratch.llama3 import LLAMA31_ROPE_FREQ, Llama3Model
 from llms_from_scratch.olmo3 import Olmo3Model
 from llms_from_scratch.qwen3 import Qwen3Model
+from llms_from_scratch.qwen3_5 import Qwen3_5Model
 from llms_from_scratch.saving import head_is_embedding
 from llms_from_scratch.serving.speaking import Speaker
 from llms_from_scratch.tiny_aya import TinyAyaModel
@@ -53,6 +54,7 @@ from llms_from_scratch.weights.chat_formats import (
     GemmaFormat,
     HubTokenizer,
     OlmoFormat,
+    Qwen3_5Format,
     QwenFormat,
     TinyAyaFormat,
 )
@@ -89,6 +91,14 @@ EXPERTS = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 
 WINDOWS = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
 GEMMA = QWEN | WINDOWS | {"rope_local_base": 10_000.0, "query_pre_attn_scalar": 8}
 OLMO = SIZES | WINDOWS | {"n_kv_heads": 1, "rope_base": 50_000.0, "head_dim": 12}
+DELTA = QWEN | {
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 6,
+    "linear_num_key_heads": 1,
+    "linear_num_value_heads": 2,
+}
 YARN = {"rope_type": "yarn", "rope_factor": 4.0, "rope_orig_max": 16}
 MODELS = {  # name: class, configuration, type on the hub
     "gpt": (GPTModel, GPT, "gpt2"),
@@ -100,6 +110,7 @@ MODELS = {  # name: class, configuration, type on the hub
     "qwen3-moe": (Qwen3Model, QWEN | EXPERTS, "qwen3_moe"),
     "gemma-3": (Gemma3Model, GEMMA, "gemma3_text"),
     "olmo-3": (Olmo3Model, OLMO | YARN, "olmo3"),
+    "qwen3.5": (Qwen3_5Model, DELTA, "qwen3_5_text"),
     "tiny-aya": (TinyAyaModel, OLMO | {"head_dim": 8, "logit_scale": 0.5}, "cohere2"),
 }
 IDS = torch.arange(20).reshape(2, 10) * 7
@@ -361,6 +372,7 @@ CHATS = {  # name of the model: marks, chat format
     "gemma-3": (GEMMA_MARKS, GemmaFormat),
     "olmo-3": (CHATML, OlmoFormat),
     "tiny-aya": (AYA, TinyAyaFormat),
+    "qwen3.5": (CHATML, Qwen3_5Format),
 }
 every_chat = pytest.mark.parametrize("name", CHATS)
 every_library = pytest.mark.parametrize("make", [encoding, on_tokenizers])

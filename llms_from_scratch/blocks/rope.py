@@ -140,7 +140,7 @@ class RotaryEmbedding:
 
 
 def no_positions(positions: torch.Tensor, dtype: torch.dtype = torch.float32) -> tuple[None, None]:
-    """For layers that know no positions, in the place of a ``RotaryEmbedding``: nothing is turned."""
+    """In the place of a ``RotaryEmbedding``, for layers that know no positions."""
     return None, None
 
 

@@ -14,6 +14,8 @@ from llms_from_scratch.olmo3 import NAMES as OLMO_NAMES
 from llms_from_scratch.olmo3 import Olmo3Model
 from llms_from_scratch.qwen3 import NAMES as QWEN_NAMES
 from llms_from_scratch.qwen3 import Qwen3Model, split_experts
+from llms_from_scratch.qwen3_5 import NAMES as QWEN3_5_NAMES
+from llms_from_scratch.qwen3_5 import Qwen3_5Model, text_model_of
 from llms_from_scratch.tiny_aya import NAMES as TINY_AYA_NAMES
 from llms_from_scratch.tiny_aya import TinyAyaModel
 from llms_from_scratch.weights.mapping import load_by_names
@@ -36,6 +38,7 @@ ARCHITECTURES = {
     "gemma3_text": Architecture(Gemma3Model, GEMMA_NAMES),
     "olmo3": Architecture(Olmo3Model, OLMO_NAMES),
     "cohere2": Architecture(TinyAyaModel, TINY_AYA_NAMES),
+    "qwen3_5_text": Architecture(Qwen3_5Model, QWEN3_5_NAMES, text_model_of),
 }
 
 

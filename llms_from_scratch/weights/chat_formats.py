@@ -192,6 +192,17 @@ class Qwen3Tokenizer(HubTokenizer):
         return wrapped
 
 
+class Qwen3_5Tokenizer(Qwen3Tokenizer):
+    """Qwen3.5's ``tokenizer.json``; a model that may think is given the beginning of a thought."""
+
+    def _wrap_chat(self, user_msg: str) -> str:
+        wrapped = f"<|im_start|>user\n{user_msg}<|im_end|>\n"
+        if self.add_generation_prompt:
+            wrapped += "<|im_start|>assistant\n<think>\n"
+            wrapped += "" if self.add_thinking else "\n</think>\n\n"
+        return wrapped
+
+
 class GemmaTokenizer(HubTokenizer):
     """Gemma 3's ``tokenizer.json``; ``encode`` begins with ``<bos>`` and knows special tokens."""
 
@@ -416,6 +427,14 @@ class QwenFormat(ChatMLFormat):
         return [*begin, think, *self.text("\n\n"), end, *self.text("\n\n")]
 
 
+class Qwen3_5Format(QwenFormat):
+    """As Qwen3's; with ``thinking``, the thought is begun."""
+
+    def answer(self) -> list[int]:
+        begin = super().answer()
+        return [*begin, self.mark("<think>"), *self.text("\n")] if self.thinking else begin
+
+
 class OlmoFormat(ChatMLFormat):
     """ChatML with a line break before the end of a turn."""
 
@@ -528,6 +547,14 @@ def end_of_text_id(tokenizer) -> int:
     raise ValueError(f"the tokenizer has none of {', '.join(ENDS_OF_TEXT)} to end a text")
 
 
+CHATML_FORMATS = {  # by the model's type, where it is not Qwen3's
+    "olmo3": OlmoFormat,
+    "llama": ChatMLFormat,
+    "qwen3_5": Qwen3_5Format,
+    "qwen3_5_text": Qwen3_5Format,
+}
+
+
 def find_chat_format(tokenizer, model_type: str, template: str) -> TurnFormat | None:
     """The form of conversation that a model was trained with; None if it came without a template.
 
@@ -540,7 +567,7 @@ def find_chat_format(tokenizer, model_type: str, template: str) -> TurnFormat | 
         ("<|start_header_id|>", ChatFormat),
         ("<start_of_turn>", GemmaFormat),
         ("<|START_OF_TURN_TOKEN|>", TinyAyaFormat),
-        ("<|im_start|>", {"olmo3": OlmoFormat, "llama": ChatMLFormat}.get(model_type, QwenFormat)),
+        ("<|im_start|>", CHATML_FORMATS.get(model_type, QwenFormat)),
     ):
         if mark in special and mark in template:
             is_smollm = form is ChatMLFormat and SmolLM2Format.default_system in template

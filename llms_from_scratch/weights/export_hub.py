@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from llms_from_scratch.blocks.rope import check_scaling
 from llms_from_scratch.weights.architectures import ARCHITECTURES
 from llms_from_scratch.weights.hub import WEIGHTS, write_json
-from llms_from_scratch.weights.hub_configs import FAMILIES, config_from_hub_dict
+from llms_from_scratch.weights.hub_configs import FAMILIES, LINEAR, config_from_hub_dict
 from llms_from_scratch.weights.mapping import their_name
 
 CLASS_NAMES = {  # of transformers
@@ -25,6 +25,7 @@ CLASS_NAMES = {  # of transformers
     "gemma3_text": "Gemma3ForCausalLM",
     "olmo3": "Olmo3ForCausalLM",
     "cohere2": "Cohere2ForCausalLM",
+    "qwen3_5_text": "Qwen3_5ForCausalLM",
 }
 OLMO_SCALING = {  # our key in Olmo's configuration: the hub's in ``rope_scaling``
     "rope_factor": "factor",
@@ -84,6 +85,13 @@ def _cohere(cfg: Mapping) -> dict:
     return _windows(cfg) | {key: cfg.get(key, usual) for key, usual in numbers.items()}
 
 
+def _qwen3_5(cfg: Mapping) -> dict:
+    rope = {"rope_type": "default", "rope_theta": cfg["rope_base"]}
+    rope["partial_rotary_factor"] = cfg.get("partial_rotary_factor", 1.0)
+    types = cfg.get("layer_types") or ["full_attention"] * cfg["n_layers"]
+    return {"rope_parameters": rope, "layer_types": types} | {key: cfg[key] for key in LINEAR}
+
+
 # What a family has besides sizes, rotations, the epsilon of its norms and tied embeddings
 MORE: dict[str, Callable[[Mapping], dict]] = {
     "llama": lambda cfg: {},
@@ -92,6 +100,7 @@ MORE: dict[str, Callable[[Mapping], dict]] = {
     "gemma3_text": _gemma,
     "olmo3": _olmo,
     "cohere2": _cohere,
+    "qwen3_5_text": _qwen3_5,
 }
 
 
@@ -103,7 +112,7 @@ def config_for_hub(model_type: str, cfg: Mapping, tied: bool, dtype: torch.dtype
     """
     if model_type not in CLASS_NAMES:
         raise ValueError(f"cannot write a {model_type!r}; known: gpt2, {', '.join(CLASS_NAMES)}")
-    if model_type.startswith("qwen3") and not cfg["qk_norm"]:
+    if model_type.startswith("qwen3") and not cfg.get("qk_norm", True):
         raise ValueError("qk_norm=False cannot be written: the hub's Qwen3 always has these norms")
     family = FAMILIES[model_type]
     fixed = {k: v[0] if isinstance(v, tuple) else v for k, v in family.only.items()}

@@ -50,6 +50,7 @@ class Family:
 
 def config_from_hub_dict(theirs: Mapping, where: str) -> tuple[str, dict]:
     """The ``model_type`` and our configuration for a ``config.json``; ``where`` is for messages."""
+    theirs = text_part(theirs)
     model_type = theirs.get("model_type")
     if model_type not in FAMILIES:
         raise ValueError(
@@ -78,6 +79,15 @@ def config_from_hub_dict(theirs: Mapping, where: str) -> tuple[str, dict]:
         return model_type, sizes | family.more(theirs)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def text_part(theirs: Mapping) -> Mapping:
+    """What a configuration of a model for texts and images says of the former."""
+    text = theirs.get("text_config")
+    if not isinstance(text, Mapping) or text.get("model_type") not in FAMILIES:
+        return theirs
+    shared = ("tie_word_embeddings", "dtype", "torch_dtype")
+    return {key: theirs[key] for key in shared if key in theirs} | dict(text)
 
 
 def rope_of(theirs: Mapping, layer_type: str | None = None) -> tuple[float, dict | None]:
@@ -244,6 +254,42 @@ def _cohere2(theirs: dict) -> dict:
     return {key: value for key, value in ours.items() if key != "rms_norm_eps"}
 
 
+LINEAR = {  # theirs, and ours; the numbers that the hub has if a file does not say
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+}
+
+
+def _qwen3_5(theirs: dict) -> dict:
+    """Positions of a picture's rows and columns are those of the text where there is no picture."""
+    theirs, partial = dict(theirs), theirs.get("partial_rotary_factor", 0.25)
+    for key in ("rope_parameters", "rope_scaling"):
+        if theirs.get(key):
+            rope = {k: v for k, v in theirs[key].items() if not k.startswith("mrope_")}
+            partial = rope.pop("partial_rotary_factor", partial)
+            theirs[key] = rope
+    base, scaling = rope_of(theirs)
+    if scaling:
+        raise ValueError(f"rope_type {scaling['rope_type']!r} is not computed for qwen3_5")
+    head_dim, every = theirs.get("head_dim") or 256, theirs.get("full_attention_interval") or 4
+    if int(head_dim * partial) % 2 or int(head_dim * partial) < 2:
+        raise ValueError(
+            f"partial_rotary_factor={partial} of head_dim={head_dim} is no even number"
+        )
+    numbers = range(1, theirs["num_hidden_layers"] + 1)
+    listed = ["linear_attention" if n % every else "full_attention" for n in numbers]
+    return _shared(theirs) | {
+        "head_dim": head_dim,
+        "rope_base": base,
+        "partial_rotary_factor": partial,
+        "layer_types": theirs.get("layer_types") or listed,
+        **{key: theirs.get(key, usual) for key, usual in LINEAR.items()},
+    }
+
+
 def _gpt2(theirs: dict) -> dict:
     if theirs.get("n_inner") not in (None, 4 * theirs["n_embd"]):
         raise ValueError(f"n_inner={theirs['n_inner']} is not computed here, only 4 * n_embd")
@@ -314,6 +360,15 @@ FAMILIES = {
         NO_BIAS_NO_DROPOUT,
         USED | LAYERS,
         _olmo3,
+    ),
+    "qwen3_5_text": Family(
+        SIZES,
+        NO_BIAS_NO_DROPOUT | {"attn_output_gate": True, "mamba_ssm_dtype": "float32"},
+        USED
+        | {"layer_types", "full_attention_interval", "partial_rotary_factor", *LINEAR}
+        # Layers that predict several tokens at once, beside the model
+        | {"mtp_num_hidden_layers", "mtp_use_dedicated_embeddings"},
+        _qwen3_5,
     ),
     "cohere2": Family(
         {**SIZES, "num_key_value_heads": "n_kv_heads"},

@@ -1,0 +1,266 @@
+"""Qwen3.5: three layers with a memory of fixed size for each one that looks at all tokens.
+
+What changed from Qwen3: three of four layers have the gated delta rule in the place of attention,
+and keep the same few bytes of a text however long it is; attention has a gate behind it, and turns
+only a quarter of each head; norms scale by 1 + weight.
+
+Source: Qwen Team, "Qwen3.5" (2026); Yang et al., "Gated Delta Networks" (2024), for the layers
+with a memory.
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn as nn
+
+from llms_from_scratch.blocks.attention import GroupedQueryAttention as SharedAttention
+from llms_from_scratch.blocks.attention import attend
+from llms_from_scratch.blocks.config import check_config, check_heads
+from llms_from_scratch.blocks.decoder import DecoderModel
+from llms_from_scratch.blocks.delta_rule import GatedDeltaNet as SharedDeltaNet
+from llms_from_scratch.blocks.feed_forward import FeedForward
+from llms_from_scratch.blocks.gated_attention import rotate_part
+from llms_from_scratch.blocks.linear import apply_layer
+from llms_from_scratch.blocks.norms import rms_normalize
+from llms_from_scratch.blocks.rope import RotaryEmbedding, no_positions
+from llms_from_scratch.llama3 import NAMES as LLAMA_NAMES
+from llms_from_scratch.weights.chat_formats import Qwen3_5Tokenizer
+from llms_from_scratch.weights.mapping import load_by_names
+from llms_from_scratch.weights.sources import TensorSource, from_dict
+
+__all__ = [
+    "FeedForward",
+    "GatedDeltaNet",
+    "GroupedQueryAttention",
+    "QWEN3_5_CONFIG",
+    "Qwen3_5Model",
+    "Qwen3_5Tokenizer",
+    "RMSNorm",
+    "TransformerBlock",
+    "apply_rope",
+    "compute_rope_params",
+    "load_weights_into_qwen3_5",
+]
+
+QWEN3_5_CONFIG = {  # of the text model with 0.8 billion parameters
+    "vocab_size": 248_320,
+    "context_length": 262_144,
+    "emb_dim": 1024,
+    "n_heads": 8,
+    "n_layers": 24,
+    "hidden_dim": 3584,
+    "head_dim": 256,
+    "qk_norm": True,
+    "n_kv_groups": 2,
+    "rope_base": 10_000_000.0,
+    "partial_rotary_factor": 0.25,  # of each head, what turns
+    "rms_norm_eps": 1e-6,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 16,
+    "dtype": torch.bfloat16,
+    "layer_types": (["linear_attention"] * 3 + ["full_attention"]) * 6,
+}
+
+OPTIONAL_KEYS = ("layer_types", "partial_rotary_factor", "rms_norm_eps", "tie_embeddings")
+ONLY = {"qk_norm": True}
+NOT_NEEDED = (*OPTIONAL_KEYS, *ONLY)
+CONFIG_KEYS = [key for key in QWEN3_5_CONFIG if key not in NOT_NEEDED]
+LAYER_TYPES = ("full_attention", "linear_attention")
+LAYER = "model.layers.{}"
+NAMES = {  # ours: the hub's
+    **LLAMA_NAMES,
+    "trf_blocks.{}.att.q_norm.weight": f"{LAYER}.self_attn.q_norm.weight",
+    "trf_blocks.{}.att.k_norm.weight": f"{LAYER}.self_attn.k_norm.weight",
+    "trf_blocks.{}.delta.A_log": f"{LAYER}.linear_attn.A_log",
+    "trf_blocks.{}.delta.dt_bias": f"{LAYER}.linear_attn.dt_bias",
+    "trf_blocks.{}.delta.conv.weight": f"{LAYER}.linear_attn.conv1d.weight",
+    "trf_blocks.{}.delta.norm.weight": f"{LAYER}.linear_attn.norm.weight",
+    "trf_blocks.{}.delta.out_proj.weight": f"{LAYER}.linear_attn.out_proj.weight",
+    "trf_blocks.{}.delta.W_qkv.weight": f"{LAYER}.linear_attn.in_proj_qkv.weight",
+    "trf_blocks.{}.delta.W_gate.weight": f"{LAYER}.linear_attn.in_proj_z.weight",
+    "trf_blocks.{}.delta.W_beta.weight": f"{LAYER}.linear_attn.in_proj_b.weight",
+    "trf_blocks.{}.delta.W_alpha.weight": f"{LAYER}.linear_attn.in_proj_a.weight",
+}
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalization (..., emb_dim), scaled by 1 + ``weight``, all in float32."""
+
+    def __init__(self, emb_dim: int, eps: float = 1e-6, dtype: torch.dtype | None = None):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.zeros(emb_dim, dtype=dtype))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (rms_normalize(x, self.eps) * (1.0 + self.weight.float())).to(x.dtype)
+
+
+def rotary_dim(head_dim: int, partial_rotary_factor: float) -> int:
+    """How many numbers of a head turn: an even number, and 2 at least.
+
+    >>> rotary_dim(256, 0.25)
+    64
+    """
+    if not 0 < partial_rotary_factor <= 1:
+        raise ValueError(
+            f"partial_rotary_factor must be more than 0 and at most 1, got {partial_rotary_factor}"
+        )
+    return max(2, int(head_dim * partial_rotary_factor) // 2 * 2)
+
+
+def compute_rope_params(
+    head_dim: int,
+    theta_base: float = 10_000,
+    context_length: int = 4096,
+    partial_rotary_factor: float = 1.0,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines of all positions, each (context_length, numbers of a head that turn)."""
+    rope = RotaryEmbedding(rotary_dim(head_dim, partial_rotary_factor), theta_base)
+    return rope(torch.arange(context_length), dtype)
+
+
+def apply_rope(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Turn the first numbers of each head (b, num_heads, num_tokens, head_dim), as many as angles.
+
+    Raises ``ValueError`` for more angles than numbers.
+    """
+    if cos.shape[-1] > x.shape[-1]:
+        raise ValueError(f"{cos.shape[-1]} numbers cannot turn in heads of {x.shape[-1]}")
+    return rotate_part(x, cos, sin)
+
+
+class GroupedQueryAttention(SharedAttention):
+    """Grouped-query attention behind which a gate opens and closes. Input and output (b, n, d_in).
+
+    ``W_query`` makes two vectors for each head: its query, and the gate for what it finds.
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        num_heads: int,
+        num_kv_groups: int,
+        head_dim: int | None = None,
+        dtype: torch.dtype | None = None,
+        eps: float = 1e-6,
+    ):
+        super().__init__(d_in, num_heads, num_kv_groups, head_dim, dtype)
+        self.W_query = nn.Linear(d_in, 2 * self.d_out, bias=False, dtype=dtype)
+        self.q_norm = RMSNorm(self.head_dim, eps, dtype)
+        self.k_norm = RMSNorm(self.head_dim, eps, dtype)
+
+    def forward(self, x, mask=None, cos=None, sin=None, cache=None, layer_idx=0):
+        both = apply_layer(self.W_query, x).unflatten(-1, (self.num_heads, 2 * self.head_dim))
+        queries, gate = both.chunk(2, dim=-1)  # each (b, n, num_heads, head_dim)
+        queries = self.q_norm(queries).transpose(1, 2)
+        keys = self.k_norm(self.split_heads(apply_layer(self.W_key, x)))
+        values = self.split_heads(apply_layer(self.W_value, x))
+        if cos is not None:
+            queries = apply_rope(queries, cos, sin)
+            keys = apply_rope(keys, cos, sin)
+        if cache is not None:
+            keys, values = cache.update(layer_idx, keys, values)
+        context = attend(queries, keys, values, mask, self.scale).transpose(1, 2)
+        return apply_layer(self.out_proj, (context * gate.sigmoid()).flatten(2))
+
+
+class GatedDeltaNet(SharedDeltaNet):
+    """The gated delta rule, with one matrix for queries, keys and values. (b, n, d_in)"""
+
+    def __init__(self, cfg: dict):
+        super().__init__(
+            cfg["emb_dim"],
+            cfg["linear_num_key_heads"],
+            cfg["linear_num_value_heads"],
+            cfg["linear_key_head_dim"],
+            cfg["linear_value_head_dim"],
+            cfg["linear_conv_kernel_dim"],
+            eps=cfg.get("rms_norm_eps", 1e-6),
+            dtype=cfg["dtype"],
+        )
+        del self.W_query, self.W_key, self.W_value
+        self.W_qkv = nn.Linear(cfg["emb_dim"], self.conv_dim, bias=False, dtype=cfg["dtype"])
+
+    def project(self, x: torch.Tensor) -> torch.Tensor:
+        return apply_layer(self.W_qkv, x)
+
+
+class TransformerBlock(nn.Module):
+    """Attention or a memory, then SwiGLU, each behind a norm. Input and output (b, n, emb_dim)."""
+
+    def __init__(self, cfg: dict, layer_type: str, layer_idx: int = 0):
+        super().__init__()
+        emb_dim, dtype, eps = cfg["emb_dim"], cfg["dtype"], cfg.get("rms_norm_eps", 1e-6)
+        if layer_type == "linear_attention":
+            self.delta = GatedDeltaNet(cfg)
+        else:
+            self.att = GroupedQueryAttention(
+                emb_dim, cfg["n_heads"], cfg["n_kv_groups"], cfg["head_dim"], dtype, eps
+            )
+        self.ff = FeedForward(cfg)
+        self.norm1 = RMSNorm(emb_dim, eps, dtype)
+        self.norm2 = RMSNorm(emb_dim, eps, dtype)
+
+    @property
+    def token_mixer(self) -> nn.Module:
+        """What lets tokens know of each other: ``att`` or ``delta``."""
+        return self.delta if hasattr(self, "delta") else self.att
+
+    def forward(self, x, mask=None, cos=None, sin=None, cache=None, layer_idx=0):
+        x = x + self.token_mixer(self.norm1(x), mask, cos, sin, cache, layer_idx)
+        return x + self.ff(self.norm2(x))
+
+
+class Qwen3_5Model(DecoderModel):
+    """Qwen3.5's text model: token ids (b, n) to logits (b, n, vocab_size); see ``DecoderModel``.
+
+    Raises ``ValueError`` for a configuration with unknown, missing or contradictory keys.
+    """
+
+    def __init__(self, cfg: dict):
+        super().__init__()
+        check_config(cfg, "Qwen3.5", CONFIG_KEYS, OPTIONAL_KEYS, ONLY)
+        check_heads(cfg, "Qwen3.5")
+        types = cfg.get("layer_types") or ["full_attention"] * cfg["n_layers"]
+        if len(types) != cfg["n_layers"]:
+            raise ValueError(
+                f"Qwen3.5: layer_types has {len(types)} entries for n_layers={cfg['n_layers']}"
+            )
+        if unknown := sorted(set(types) - set(LAYER_TYPES)):
+            raise ValueError(f"Qwen3.5: unknown layer type {unknown[0]!r}; known: {LAYER_TYPES}")
+        self.cfg, numbers = cfg, iter(range(len(types)))
+
+        def block(cfg: dict) -> TransformerBlock:
+            layer_idx = next(numbers)
+            return TransformerBlock(cfg, types[layer_idx], layer_idx)
+
+        self.make_layers(block, RMSNorm, eps=cfg.get("rms_norm_eps", 1e-6), dtype=cfg["dtype"])
+        width = rotary_dim(cfg["head_dim"], cfg.get("partial_rotary_factor", 1.0))
+        self.ropes = {
+            "full_attention": RotaryEmbedding(width, cfg["rope_base"]),
+            "linear_attention": no_positions,  # the memory is written in order
+        }
+
+
+def text_model_of(source: TensorSource) -> TensorSource:
+    """The tensors of the text model alone, of a file that has one for images as well.
+
+    Left out are also the layers that predict several tokens at once, which nothing here reads.
+    """
+    kept = [name for name in source.shapes if not name.startswith(("mtp.", "model.visual."))]
+    shapes = {name: source.shapes[name] for name in kept}
+    source = TensorSource(source.description, shapes, source.read)
+    return source.renamed(lambda name: name.replace("model.language_model.", "model.", 1))
+
+
+def load_weights_into_qwen3_5(model: nn.Module, param_config: Mapping, params: Mapping) -> None:
+    """Copy tensors by their names on the hub into a ``Qwen3_5Model``.
+
+    Without ``lm_head.weight``, the output layer becomes the token embedding. Raises ``ValueError``
+    for a missing, superfluous or misshapen tensor, before the first copy.
+    """
+    load_by_names(model, text_model_of(from_dict(params, "params")), NAMES)
