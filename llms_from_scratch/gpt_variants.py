@@ -392,9 +392,12 @@ class GPTWithMoE(VariantGPT):
     optional_keys = ("num_experts",)
 
     def make_feed_forward(self) -> nn.Module:
-        if not self.cfg.get("num_experts"):
-            return FusedFeedForward(self.cfg)
-        return MoEFeedForward(self.cfg)
+        num_experts = self.cfg.get("num_experts") or 0
+        if num_experts < 0:
+            raise ValueError(
+                f"num_experts must be 0 (chapter 4's layer) or more, got {num_experts}"
+            )
+        return MoEFeedForward(self.cfg) if num_experts else FusedFeedForward(self.cfg)
 
 
 class GPTWithDeltaNet(VariantGPT):

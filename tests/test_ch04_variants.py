@@ -228,6 +228,7 @@ def test_a_gate_needs_no_particular_number_of_tokens_and_lets_each_number_throug
         ("mla", {"latent_dim": -2}, "latent_dim must be at least 1, got -2"),
         ("swa, all", {"sliding_window_size": 0}, "must be at least 1"),
         ("moe", {"num_experts_per_tok": 7}, "from 1 to num_experts=6, got 7"),
+        ("moe", {"num_experts": -1}, "0 .* or more, got -1"),
         ("deltanet", {"full_attention_every": 0}, "at least 1"),
         ("mha", {"n_kv_group": 2}, "unknown key 'n_kv_group'"),
     ],

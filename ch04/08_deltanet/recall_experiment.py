@@ -6,14 +6,15 @@ written last. Each model is the GPT of chapter 4 with two layers and another att
 Examples:
     python recall_experiment.py                        # 6 models, 3 seeds: under two minutes
     python recall_experiment.py --steps 20 --seeds 1   # a look at it
-    python recall_experiment.py --out runs/recall      # recall.csv and recall.png go there
+    python recall_experiment.py --out runs/again       # recall.csv and recall.png go there
 """
 
 import argparse
 import csv
+import multiprocessing
+import signal
 import statistics
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from llms_from_scratch.app.quick_help import skip_imports_for_help
@@ -172,14 +173,22 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=32, help="texts (default: 32)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each model (default: 3)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
-    parser.add_argument("--out", default=".", help="folder of recall.csv, recall.png (default: .)")
+    parser.add_argument(
+        "--out",
+        default="runs/recall",
+        help="folder of recall.csv and recall.png (default: runs/recall)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace those of an earlier run")
     args = parser.parse_args()
     with short_errors(parser):
         names = ("steps", "batch_size", "seeds", "workers")
         check_positive(**{f"--{name}": getattr(args, name) for name in names})
         if args.steps < 5:
             raise ValueError(f"--steps must be at least 5, got {args.steps}")
-        run(args, writable_folder(args.out))
+        folder = writable_folder(args.out)
+        if (folder / "recall.csv").exists() and not args.overwrite:
+            raise ValueError(f"{folder} has a recall.csv: choose another --out, or --overwrite it")
+        run(args, folder)
 
 
 def run(args, folder: Path) -> None:
@@ -188,8 +197,10 @@ def run(args, folder: Path) -> None:
         (name, seed, args.steps, args.batch_size) for name in MODELS for seed in range(args.seeds)
     ]
     results = []
-    with ProcessPoolExecutor(args.workers) as pool:
-        for result in pool.map(train, jobs):
+    # Ctrl-C is for this process, which then ends the others
+    ignore_ctrl_c = (signal.SIGINT, signal.SIG_IGN)
+    with multiprocessing.Pool(args.workers, signal.signal, ignore_ctrl_c) as pool:
+        for result in pool.imap(train, jobs):
             results.append(result)
             print(f"{result['name']:<15} seed {result['seed']}: {100 * result['all']:5.1f} % right")
     columns = ("all", *KINDS)
