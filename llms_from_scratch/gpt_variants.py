@@ -394,9 +394,7 @@ class GPTWithMoE(VariantGPT):
     def make_feed_forward(self) -> nn.Module:
         num_experts = self.cfg.get("num_experts") or 0
         if num_experts < 0:
-            raise ValueError(
-                f"num_experts must be 0 (none) or more, got {num_experts}"
-            )
+            raise ValueError(f"num_experts must be 0 (none) or more, got {num_experts}")
         return MoEFeedForward(self.cfg) if num_experts else FusedFeedForward(self.cfg)
 
 
