@@ -216,8 +216,8 @@ WEB = {"fastapi", "pydantic", "starlette", "uvicorn"}
 OF_AN_EXTRA = {  # modules that an extra is for; nothing of the core imports them at module level
     "llms_from_scratch.app.interface": {"gradio"},
     "llms_from_scratch.tuning": {"optuna"},
-    **{f"llms_from_scratch.serving.{name}": WEB for name in "access ollama openai".split()},
-    **{f"llms_from_scratch.serving.{name}": WEB for name in "requests server".split()},
+    **{f"llms_from_scratch.serving.{name}": WEB for name in "access background openai".split()},
+    **{f"llms_from_scratch.serving.{name}": WEB for name in "ollama requests server".split()},
 }
 
 

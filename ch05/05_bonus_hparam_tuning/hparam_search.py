@@ -29,7 +29,6 @@ from llms_from_scratch.data import load_text
 from llms_from_scratch.data.files import atomic_write
 from llms_from_scratch.tuning import (
     HPARAM_GRID,
-    SAMPLERS,
     Search,
     Texts,
     gpt_train_settings,
@@ -182,7 +181,9 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser.add_argument(
         "--data", default="the-verdict", help="a UTF-8 text file, or a known text's name"
     )
-    parser.add_argument("--sampler", choices=SAMPLERS, default="tpe", help="(default: tpe)")
+    parser.add_argument(
+        "--sampler", choices=("grid", "random", "tpe"), default="tpe", help="(default: tpe)"
+    )
     parser.add_argument(
         "--pruner", choices=("median", "none"), default="median", help="(default: median)"
     )

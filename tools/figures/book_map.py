@@ -6,6 +6,11 @@ of figures.
 
 import argparse
 
+from llms_from_scratch.app.quick_help import skip_imports_for_help
+
+if __name__ == "__main__":
+    skip_imports_for_help()
+
 from drawing import BLUE, GREEN, GREY, ORANGE, ROOT, WHITE, arrow, box, canvas, label, save
 
 STAGES = (  # title, color, chapters with what they add
