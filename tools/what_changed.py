@@ -1,4 +1,4 @@
-"""Write the table of "What changed from GPT-2 to Olmo 3" from the configuration dictionaries.
+"""Write the table of "What changed from GPT-2 to Qwen3.5" from the configuration dictionaries.
 
     python tools/what_changed.py            # rewrite the table in ch05/what-changed/README.md
     python tools/what_changed.py --check    # change nothing, exit with 1 if the page differs
@@ -22,8 +22,10 @@ if __name__ == "__main__":
 import torch
 import torch.nn as nn
 
-from llms_from_scratch import ch04, gemma3, llama2, llama3, olmo3, qwen3
+from llms_from_scratch import ch04, gemma3, llama2, llama3, olmo3, qwen3, qwen3_5, tiny_aya
+from llms_from_scratch.blocks.delta_rule import GatedDeltaNet
 from llms_from_scratch.blocks.feed_forward import MoEFeedForward
+from llms_from_scratch.blocks.rope import no_positions
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "ch05" / "what-changed" / "README.md"
@@ -61,13 +63,33 @@ class Model:
     def windows(self) -> list[int | None]:
         return getattr(self.on_meta, "windows", [None] * self.cfg["n_layers"])
 
+    @property
+    def attention(self) -> nn.Module:
+        """That of the first layer that has it."""
+        return next(block.att for block in self.on_meta.trf_blocks if hasattr(block, "att"))
+
+    @property
+    def memories(self) -> list[GatedDeltaNet]:
+        """The layers with a memory in the place of attention."""
+        return [part for part in self.on_meta.modules() if isinstance(part, GatedDeltaNet)]
+
     def cache_bytes(self, num_tokens: int) -> int:
-        """Keys and values of so many tokens, in bfloat16; a window keeps all but its last."""
-        columns = (num_tokens if w is None else min(num_tokens, w - 1) for w in self.windows)
-        return sum(columns) * 2 * self.kv_heads * self.head_dim * BYTES
+        """Keys and values of so many tokens, in bfloat16; a window keeps all but its last.
+
+        Memories are in float32, and have a convolution's last inputs beside them.
+        """
+        windows = self.windows[: len(self.windows) - len(self.memories)]
+        columns = (num_tokens if w is None else min(num_tokens, w - 1) for w in windows)
+        fixed = sum(
+            m.num_value_heads * m.key_head_dim * m.value_head_dim * torch.float32.itemsize
+            + m.conv_dim * (m.conv_size - 1) * BYTES
+            for m in self.memories
+        )
+        return sum(columns) * 2 * self.kv_heads * self.head_dim * BYTES + fixed
 
 
 GPT2_CONFIG = ch04.BASE_CONFIG | ch04.model_configs["gpt2-small (124M)"]
+AYA_CONFIG = tiny_aya.TINY_AYA_CONFIG | {"tie_embeddings": False}  # ``tied`` counts it once
 BYTE_PAIRS, PIECES = "byte pairs", "SentencePiece"
 MODELS = (
     Model("GPT-2 124M", "ch04.py", ch04.GPTModel, GPT2_CONFIG, BYTE_PAIRS, True),
@@ -86,25 +108,37 @@ MODELS = (
     ),
     Model("Gemma 3 270M", "gemma3.py", gemma3.Gemma3Model, gemma3.GEMMA3_CONFIG_270M, PIECES, True),
     Model("Olmo 3 7B", "olmo3.py", olmo3.Olmo3Model, olmo3.OLMO3_CONFIG_7B, BYTE_PAIRS, False),
+    Model("Tiny Aya", "tiny_aya.py", tiny_aya.TinyAyaModel, AYA_CONFIG, BYTE_PAIRS, True),
+    Model(
+        "Qwen3.5 0.8B",
+        "qwen3_5.py",
+        qwen3_5.Qwen3_5Model,
+        qwen3_5.QWEN3_5_CONFIG,
+        BYTE_PAIRS,
+        True,
+    ),
 )
 
 
 def norm_of(model: Model) -> str:
     kind = type(model.on_meta.final_norm)
     begins_at_zero = all(not p.any() for p in kind(4).parameters())
-    return kind.__name__ + (", by 1 + weight" if begins_at_zero else "")
+    name = "LayerNorm without shift" if kind is tiny_aya.CohereLayerNorm else kind.__name__
+    return name + (", by 1 + weight" if begins_at_zero else "")
 
 
 def place_of_norm(model: Model) -> str:
     """Read off the names of a block's norms."""
     names = {name for name, _ in model.on_meta.trf_blocks[0].named_children() if "norm" in name}
+    if names == {"input_layernorm"}:
+        return "before, one for both"
     before = bool(names & {"norm1", "input_layernorm"})
     after = "post_feedforward_layernorm" in names
     return {(1, 0): "before", (1, 1): "before and after", (0, 1): "after"}[before, after]
 
 
 def query_key_norm_of(model: Model) -> str:
-    norm = getattr(model.on_meta.trf_blocks[0].att, "q_norm", None)
+    norm = getattr(model.attention, "q_norm", None)
     if norm is None:
         return "no"
     (parameter,) = norm.parameters()
@@ -119,6 +153,10 @@ def positions_of(model: Model) -> str:
     text = "RoPE, " + " and ".join(f"{base:,.0f}" for base in bases)
     if cfg.get("rope_type"):
         text += f"; {cfg['rope_type'].replace('yarn', 'YaRN')} × {cfg['rope_factor']:.0f}"
+    if cfg.get("partial_rotary_factor"):
+        text += f"; {cfg['partial_rotary_factor']:.0%} of each head"
+    if model.on_meta.ropes["full_attention"] is no_positions:
+        text += "; none in layers that see everything"
     return text
 
 
@@ -139,6 +177,16 @@ def window_of(model: Model) -> str:
     return f"{short[0]:,} in {len(short)} of {len(model.windows)} layers"
 
 
+def memories_of(model: Model) -> str:
+    count = len(model.memories)
+    return f"gated delta rule in {count} of {len(model.windows)} layers" if count else "none"
+
+
+def sublayers_of(model: Model) -> str:
+    side_by_side = place_of_norm(model).endswith("one for both")
+    return "side by side" if side_by_side else "one after the other"
+
+
 def parameters_of(model: Model) -> str:
     total = sum(p.numel() for p in model.on_meta.parameters())
     return f"{total - model.tied * model.on_meta.out_head.weight.numel():,}"
@@ -151,6 +199,7 @@ def megabytes(count: int) -> str:
 ROWS: dict[str, Callable[[Model], str]] = {
     "norm": norm_of,
     "its place: the sublayer": place_of_norm,
+    "attention and feed-forward": sublayers_of,
     "queries and keys normalized": query_key_norm_of,
     "positions": positions_of,
     "width (`emb_dim`)": lambda m: f"{m.cfg['emb_dim']:,}",
@@ -161,6 +210,7 @@ ROWS: dict[str, Callable[[Model], str]] = {
     "biases": lambda m: "yes" if m.cfg.get("qkv_bias") else "no",
     "feed-forward": feed_forward_of,
     "window": window_of,
+    "memory instead of attention": memories_of,
     "output layer is the embedding": lambda m: "yes" if m.tied else "no",
     "context": lambda m: f"{m.cfg['context_length']:,}",
     "tokenizer": lambda m: m.tokenizer,
