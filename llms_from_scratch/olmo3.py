@@ -82,7 +82,8 @@ OPTIONAL_KEYS = (
     "pad_token_id",
 )
 ONLY = {"attention_bias": False, "attention_dropout": 0.0, "qk_norm": True}
-CONFIG_KEYS = [key for key in OLMO3_CONFIG_7B if key not in (*OPTIONAL_KEYS, *ONLY)]
+NOT_NEEDED = (*OPTIONAL_KEYS, *ONLY)
+CONFIG_KEYS = [key for key in OLMO3_CONFIG_7B if key not in NOT_NEEDED]
 NAMES = {  # ours: the hub's
     ours.replace(".scale", ".weight"): theirs for ours, theirs in GEMMA_NAMES.items()
 }

@@ -223,7 +223,8 @@ class Qwen3_5Model(DecoderModel):
 
     def __init__(self, cfg: dict):
         super().__init__()
-        check_config(cfg, "Qwen3.5", CONFIG_KEYS, OPTIONAL_KEYS, ONLY)
+        keys = (CONFIG_KEYS, OPTIONAL_KEYS, ONLY)
+        check_config(cfg, "Qwen3.5", *keys)
         check_heads(cfg, "Qwen3.5")
         types = cfg.get("layer_types") or ["full_attention"] * cfg["n_layers"]
         if len(types) != cfg["n_layers"]:
@@ -231,14 +232,16 @@ class Qwen3_5Model(DecoderModel):
                 f"Qwen3.5: layer_types has {len(types)} entries for n_layers={cfg['n_layers']}"
             )
         if unknown := sorted(set(types) - set(LAYER_TYPES)):
-            raise ValueError(f"Qwen3.5: unknown layer type {unknown[0]!r}; known: {LAYER_TYPES}")
+            known = ", ".join(LAYER_TYPES)
+            raise ValueError(f"Qwen3.5: unknown layer type {unknown[0]!r}; known: {known}")
         self.cfg, numbers = cfg, iter(range(len(types)))
 
         def block(cfg: dict) -> TransformerBlock:
             layer_idx = next(numbers)
             return TransformerBlock(cfg, types[layer_idx], layer_idx)
 
-        self.make_layers(block, RMSNorm, eps=cfg.get("rms_norm_eps", 1e-6), dtype=cfg["dtype"])
+        eps = cfg.get("rms_norm_eps", 1e-6)
+        self.make_layers(block, RMSNorm, eps=eps, dtype=cfg["dtype"])
         width = rotary_dim(cfg["head_dim"], cfg.get("partial_rotary_factor", 1.0))
         self.ropes = {
             "full_attention": RotaryEmbedding(width, cfg["rope_base"]),

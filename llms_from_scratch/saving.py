@@ -16,6 +16,7 @@ import torch.nn as nn
 
 from llms_from_scratch.ch04 import GPTModel, GPTModelFast
 from llms_from_scratch.gemma3 import Gemma3Model
+from llms_from_scratch.gemma4 import Gemma4DenseModel
 from llms_from_scratch.llama2 import Llama2Model
 from llms_from_scratch.llama3 import Llama3Model
 from llms_from_scratch.olmo3 import Olmo3Model
@@ -32,6 +33,7 @@ MODEL_CLASSES = GPT_CLASSES | {
     "Olmo3Model": Olmo3Model,
     "TinyAyaModel": TinyAyaModel,
     "Qwen3_5Model": Qwen3_5Model,
+    "Gemma4DenseModel": Gemma4DenseModel,
 }
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)

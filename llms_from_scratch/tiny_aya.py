@@ -170,7 +170,8 @@ class TinyAyaModel(DecoderModel):
 
     def __init__(self, cfg: dict):
         super().__init__()
-        check_config(cfg, "Tiny Aya", CONFIG_KEYS, OPTIONAL_KEYS, ONLY)
+        keys = (CONFIG_KEYS, OPTIONAL_KEYS, ONLY)
+        check_config(cfg, "Tiny Aya", *keys)
         check_heads(cfg, "Tiny Aya", "n_kv_heads")
         check_layer_types(cfg, "Tiny Aya")
         self.cfg = dict(cfg)

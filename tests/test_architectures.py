@@ -56,6 +56,16 @@ DELTA = {
     "layer_types": ["linear_attention", "full_attention", "linear_attention"],
     "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
 }
+SHARING = {  # the last two layers of each type take the keys of layers 0 and 1
+    "num_hidden_layers": 5,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]
+    + ["sliding_attention", "full_attention"],
+    "num_kv_shared_layers": 3,
+    "global_head_dim": 16,
+    "hidden_size_per_layer_input": 6,
+    "vocab_size_per_layer_input": 97,
+    "rms_norm_eps": 0.3,  # scores are not scaled: longer queries would enlarge their rounding
+}
 BETAS = {"beta_fast": 8.0, "beta_slow": 2.0, "attention_factor": 1.3}
 
 
@@ -115,6 +125,22 @@ CASES = {
         | {"rope_parameters": PLAIN_ROPE | {"partial_rotary_factor": 1.0}}
         | {"layer_types": ["full_attention"] + ["linear_attention"] * 2},
     ),
+    "gemma4": ("Gemma4", WINDOW | SHARING),
+    "gemma4, wide, capped, tied": (
+        "Gemma4",
+        WINDOW
+        | SHARING
+        | {"use_double_wide_mlp": True, "tie_word_embeddings": True}
+        # logits up to the bound
+        | {"final_logit_softcapping": 2.0, "num_key_value_heads": 1},
+    ),
+    "gemma4, nothing shared": (
+        "Gemma4",
+        MIXED
+        | {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}
+        | {"sliding_window": 3, "hidden_size_per_layer_input": 0, "global_head_dim": 16}
+        | {"rms_norm_eps": 0.3},
+    ),
     "olmo3, tied": ("Olmo3", WINDOW | MIXED | {"tie_word_embeddings": True}),
 }
 
@@ -123,15 +149,18 @@ def pair_of(case, dtype=torch.float32):
     """A model of transformers with all parameters random, norms too, and ours with the same."""
     name, changes = CASES[case]
     changes = copy.deepcopy(changes)
-    config_class = {"Gemma3": "Gemma3TextConfig", "Qwen3_5": "Qwen3_5TextConfig"}.get(
-        name, f"{name}Config"
-    )
+    config_class = {
+        "Gemma3": "Gemma3TextConfig",
+        "Qwen3_5": "Qwen3_5TextConfig",
+        "Gemma4": "Gemma4TextConfig",
+    }.get(name, f"{name}Config")
     config = getattr(transformers, config_class)(**(SMALL | changes))
     torch.manual_seed(len(case))
     theirs = getattr(transformers, f"{name}ForCausalLM")(config).eval()
     with torch.no_grad():
-        for parameter in theirs.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
+        kept = theirs.state_dict(keep_vars=True)
+        for tensor in {id(t): t for t in kept.values()}.values():  # buffers that are kept, too
+            tensor.add_(0.2 * torch.randn_like(tensor))
     theirs = theirs.to(dtype)
     model_type, cfg = config_from_hub_dict(config.to_dict(), case)
     ours = model_from_config(model_type, cfg | {"dtype": dtype}, from_dict(theirs.state_dict(), ""))
@@ -174,7 +203,7 @@ def test_rows_padded_on_the_left_get_the_logits_they_get_alone(pair):
     theirs, ours = pair
     whole, padding = ids(3, 30), torch.tensor([0, 11, 29])
     for sizes in ([30], [20] + [1] * 10, [10, 10, 10]):
-        cache = KVCache(3)
+        cache = KVCache(len(ours.trf_blocks))
         cache.reset(padding)
         logits = torch.cat([ours(x, cache=cache) for x in whole.split(sizes, dim=1)], dim=1)
         for row, alone, start in zip(logits, whole, padding.tolist(), strict=True):
@@ -190,7 +219,8 @@ def test_generation_equals_that_of_transformers(pair):
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    "case", ["llama 3.1", "qwen3", "qwen3 moe", "gemma3", "olmo3, yarn", "tiny aya", "qwen3.5"]
+    "case",
+    ["llama 3.1", "qwen3", "qwen3 moe", "gemma3", "olmo3, yarn", "tiny aya", "qwen3.5", "gemma4"],
 )
 def test_bfloat16_differs_by_rounding_only(case):
     theirs, ours = pair_of(case, torch.bfloat16)

@@ -26,6 +26,7 @@ from llms_from_scratch.ch04 import GPTModel, GPTModelFast
 from llms_from_scratch.ch06 import replace_output_head, save_classifier
 from llms_from_scratch.ch07 import PROMPT_STYLES, save_finetuned
 from llms_from_scratch.gemma3 import Gemma3Model
+from llms_from_scratch.gemma4 import Gemma4DenseModel
 from llms_from_scratch.llama3 import LLAMA31_ROPE_FREQ, Llama3Model
 from llms_from_scratch.olmo3 import Olmo3Model
 from llms_from_scratch.qwen3 import Qwen3Model
@@ -79,6 +80,20 @@ WINDOWS = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_atten
 GEMMA = QWEN | WINDOWS | {"rope_local_base": 10_000.0, "query_pre_attn_scalar": 8}
 OLMO = {k: v for k, v in SHARED.items() if k != "n_kv_groups"} | {"n_kv_heads": 2} | WINDOWS
 AYA = {k: v for k, v in OLMO.items() if k != "rms_norm_eps"} | {"head_dim": 8}
+SHARING = {k: v for k, v in OLMO.items() if k not in ("rms_norm_eps", "rope_base")} | {
+    "n_layers": 3,
+    "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+    "global_head_dim": 24,
+    "hidden_size_per_layer_input": 6,
+    "vocab_size_per_layer_input": VOCAB,
+    "num_kv_shared_layers": 1,
+    "use_double_wide_mlp": True,
+    "final_logit_softcap": 20.0,
+    "rope_local_base": 10_000.0,
+    "rope_global_base": 10_000.0,
+    "rope_global_partial_rotary_factor": 0.5,
+    "layer_norm_eps": 0.3,
+}
 DELTA = QWEN | {
     "layer_types": ["linear_attention", "full_attention"],
     "partial_rotary_factor": 0.5,
@@ -116,6 +131,8 @@ MODELS = {  # name: model_type, class, configuration
     "olmo3": ("olmo3", Olmo3Model, OLMO),
     "qwen3.5": ("qwen3_5_text", Qwen3_5Model, DELTA),
     "qwen3.5-tied": ("qwen3_5_text", Qwen3_5Model, DELTA | {"tie_embeddings": True}),
+    "gemma4": ("gemma4_text", Gemma4DenseModel, SHARING),
+    "gemma4-tied": ("gemma4_text", Gemma4DenseModel, SHARING | {"tie_embeddings": True}),
     "tiny-aya": ("cohere2", TinyAyaModel, AYA | {"logit_scale": 0.25}),
     "tiny-aya-tied": ("cohere2", TinyAyaModel, AYA | {"tie_word_embeddings": True}),
     "olmo3-yarn": ("olmo3", Olmo3Model, OLMO | OLMO_YARN | {"tie_embeddings": True}),
@@ -564,6 +581,7 @@ REFUSED = [
     ("qwen3-moe", {}, "a qwen3_moe cannot be written as GGUF here"),
     ("olmo3", {}, "a olmo3 cannot be written as GGUF here"),
     ("qwen3.5", {}, "a qwen3_5_text cannot be written as GGUF here"),
+    ("gemma4", {}, "a gemma4_text cannot be written as GGUF here"),
     ("tiny-aya", {}, "a cohere2 cannot be written as GGUF here"),
     ("gemma3", {}, "Gemma 3 with layer_types"),
     ("llama-yarn", {"rope_scaling": YARN | {"beta_fast": 9.0}}, "YaRN with beta_fast=9.0"),

@@ -15,6 +15,12 @@ from llms_from_scratch.app.cli import main as cli
 from llms_from_scratch.blocks.rope import RotaryEmbedding
 from llms_from_scratch.ch04 import GPTModel
 from llms_from_scratch.gemma3 import GEMMA3_CONFIG_270M, Gemma3Model
+from llms_from_scratch.gemma4 import (
+    GEMMA4_CONFIG_E2B,
+    GEMMA4_CONFIG_E4B,
+    Gemma4DenseModel,
+    unused_tensors,
+)
 from llms_from_scratch.llama2 import LLAMA2_CONFIG_7B, Llama2Model, load_weights_into_llama
 from llms_from_scratch.llama3 import (
     LLAMA3_CONFIG_8B,
@@ -59,6 +65,16 @@ SMALL = {
 }
 MIXED = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 4}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
+SHARING = {
+    "num_hidden_layers": 4,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "sliding_window": 4,
+    "num_kv_shared_layers": 2,
+    "global_head_dim": 8,
+    "hidden_size_per_layer_input": 6,
+    "vocab_size_per_layer_input": 61,
+    "rms_norm_eps": 0.3,
+}
 DELTA = {
     "layer_types": ["linear_attention", "full_attention"],
     "linear_key_head_dim": 8,
@@ -75,6 +91,7 @@ FAMILIES = {
     "Gemma3": ("Gemma3TextConfig", SMALL | MIXED),
     "Olmo3": ("Olmo3Config", SMALL | MIXED),
     "Cohere2": ("Cohere2Config", SMALL | MIXED),
+    "Gemma4": ("Gemma4TextConfig", SMALL | SHARING),
     "Qwen3_5": ("Qwen3_5TextConfig", SMALL | DELTA),
     "GPT2LMHead": (
         "GPT2Config",
@@ -100,8 +117,9 @@ def peer_of(family, changes):
     name = "GPT2LMHeadModel" if family.startswith("GPT2") else f"{family}ForCausalLM"
     model = getattr(transformers, name)(config).eval()
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
+        kept = model.state_dict(keep_vars=True)
+        for tensor in {id(t): t for t in kept.values()}.values():  # buffers that are kept, too
+            tensor.add_(0.3 * torch.randn_like(tensor))
     return model, config.to_dict()
 
 
@@ -178,6 +196,9 @@ def test_each_field_of_a_configuration_is_computed_or_refused(family):
         ("qwen3_moe", {"mlp_only_layers": [1]}),
         ("gemma3_text", {"final_logit_softcapping": 30.0}),
         ("olmo3", {"attention_bias": True}),
+        ("gemma4_text", {"enable_moe_block": True}),
+        ("gemma4_text", {"attention_k_eq_v": True}),
+        ("gemma4_text", {"use_bidirectional_attention": "all"}),
         ("qwen3_5_text", {"attn_output_gate": False}),
         ("qwen3_5_text", {"attention_bias": True}),
         ("qwen3_5_text", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}),
@@ -192,7 +213,7 @@ def test_each_field_of_a_configuration_is_computed_or_refused(family):
 )
 def test_what_is_not_computed_is_refused_by_name(model_type, field):
     names = {"qwen3": "Qwen3", "qwen3_moe": "Qwen3Moe", "gemma3_text": "Gemma3", "olmo3": "Olmo3"}
-    names |= {"cohere2": "Cohere2", "qwen3_5_text": "Qwen3_5"}
+    names |= {"cohere2": "Cohere2", "qwen3_5_text": "Qwen3_5", "gemma4_text": "Gemma4"}
     family = names.get(model_type, "GPT2LMHead" if model_type == "gpt2" else "Llama")
     theirs = peer_of(family, {})[1] | {"model_type": model_type} | field
     if "rope_scaling" in field:
@@ -228,6 +249,8 @@ def test_what_is_not_computed_is_refused_by_name(model_type, field):
         (Gemma3Model, GEMMA3_CONFIG_270M, 435_870_336, 268_098_176),
         (Olmo3Model, OLMO3_CONFIG_7B, 7_298_011_136, None),
         (Olmo3Model, OLMO3_CONFIG_32B, 32_233_522_176, None),
+        (Gemma4DenseModel, GEMMA4_CONFIG_E2B, None, 4_628_569_344),
+        (Gemma4DenseModel, GEMMA4_CONFIG_E4B, None, 7_463_013_376),
         (Qwen3_5Model, QWEN3_5_CONFIG, 1_006_672_704, 752_393_024),
         (TinyAyaModel, TINY_AYA_CONFIG, 3_886_098_432, 3_349_227_520),
     ],
@@ -235,10 +258,28 @@ def test_what_is_not_computed_is_refused_by_name(model_type, field):
 def test_published_sizes_have_their_number_of_parameters(model_class, cfg, total, unique):
     with torch.device("meta"):
         model = model_class(cfg | {"tie_embeddings": False})
-        assert sum(p.numel() for p in model.parameters()) == total
+        assert total is None or sum(p.numel() for p in model.parameters()) == total
         if unique:
             tied = model_class(cfg | {"tie_embeddings": True})
             assert sum(p.numel() for p in tied.parameters()) == unique
+
+
+@pytest.mark.parametrize(
+    ("cfg", "count", "tensors"),
+    [(GEMMA4_CONFIG_E2B, 4_647_449_856, 601), (GEMMA4_CONFIG_E4B, 7_518_068_992, 720)],
+)
+def test_gemma_4s_files_hold_keys_and_values_that_no_layer_reads(cfg, count, tensors):
+    with torch.device("meta"):
+        model = Gemma4DenseModel(cfg)
+    unread = unused_tensors(cfg)
+    assert len(model.state_dict()) + len(unread) == tensors  # the tied output layer counted too
+    numbers = sum(p.numel() for p in model.parameters())
+    for name in unread:
+        part, layer = name.split(".")[-2], int(name.split(".")[2])
+        is_full = cfg["layer_types"][layer] == "full_attention"
+        width = cfg["global_head_dim" if is_full else "head_dim"]
+        numbers += width if part == "k_norm" else cfg["emb_dim"] * width * cfg["n_kv_heads"]
+    assert numbers == count
 
 
 def test_wrong_configurations_are_refused_by_name():

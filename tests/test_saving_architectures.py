@@ -39,6 +39,7 @@ from llms_from_scratch.ch07 import (
     save_finetuned,
 )
 from llms_from_scratch.gemma3 import Gemma3Model
+from llms_from_scratch.gemma4 import Gemma4DenseModel
 from llms_from_scratch.llama2 import Llama2Model
 from llms_from_scratch.llama3 import LLAMA31_ROPE_FREQ, Llama3Model
 from llms_from_scratch.olmo3 import Olmo3Model
@@ -51,6 +52,7 @@ from llms_from_scratch.tokenizer import get_tokenizer
 from llms_from_scratch.weights.chat_formats import (
     ChatFormat,
     ChatMLFormat,
+    Gemma4Format,
     GemmaFormat,
     HubTokenizer,
     OlmoFormat,
@@ -91,6 +93,20 @@ EXPERTS = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 
 WINDOWS = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
 GEMMA = QWEN | WINDOWS | {"rope_local_base": 10_000.0, "query_pre_attn_scalar": 8}
 OLMO = SIZES | WINDOWS | {"n_kv_heads": 1, "rope_base": 50_000.0, "head_dim": 12}
+SHARING = SIZES | {
+    "n_layers": 2,
+    "layer_types": ["sliding_attention"] * 2,
+    "sliding_window": 4,
+    "n_kv_heads": 1,
+    "head_dim": 12,
+    "global_head_dim": 16,
+    "hidden_size_per_layer_input": 6,
+    "vocab_size_per_layer_input": VOCAB,
+    "num_kv_shared_layers": 1,
+    "rope_local_base": 10_000.0,
+    "rope_global_base": 10_000.0,
+    "rope_global_partial_rotary_factor": 0.5,
+}
 DELTA = QWEN | {
     "layer_types": ["linear_attention", "full_attention"],
     "linear_conv_kernel_dim": 4,
@@ -111,6 +127,7 @@ MODELS = {  # name: class, configuration, type on the hub
     "gemma-3": (Gemma3Model, GEMMA, "gemma3_text"),
     "olmo-3": (Olmo3Model, OLMO | YARN, "olmo3"),
     "qwen3.5": (Qwen3_5Model, DELTA, "qwen3_5_text"),
+    "gemma-4": (Gemma4DenseModel, SHARING, "gemma4_text"),
     "tiny-aya": (TinyAyaModel, OLMO | {"head_dim": 8, "logit_scale": 0.5}, "cohere2"),
 }
 IDS = torch.arange(20).reshape(2, 10) * 7
@@ -372,6 +389,7 @@ CHATS = {  # name of the model: marks, chat format
     "gemma-3": (GEMMA_MARKS, GemmaFormat),
     "olmo-3": (CHATML, OlmoFormat),
     "tiny-aya": (AYA, TinyAyaFormat),
+    "gemma-4": (("<eos>", "<bos>", "<|turn>", "<turn|>"), Gemma4Format),
     "qwen3.5": (CHATML, Qwen3_5Format),
 }
 every_chat = pytest.mark.parametrize("name", CHATS)

@@ -8,6 +8,9 @@ import torch.nn as nn
 
 from llms_from_scratch.gemma3 import NAMES as GEMMA_NAMES
 from llms_from_scratch.gemma3 import Gemma3Model
+from llms_from_scratch.gemma4 import NAMES as GEMMA4_NAMES
+from llms_from_scratch.gemma4 import Gemma4DenseModel
+from llms_from_scratch.gemma4 import text_model_of as gemma4_text_model_of
 from llms_from_scratch.llama3 import NAMES as LLAMA_NAMES
 from llms_from_scratch.llama3 import Llama3Model
 from llms_from_scratch.olmo3 import NAMES as OLMO_NAMES
@@ -28,17 +31,20 @@ class Architecture:
 
     model_class: type[nn.Module]
     names: dict[str, str]  # of tensors, ours: the hub's
-    prepare: Callable[[TensorSource], TensorSource] = lambda source: source
+    prepare: Callable[[TensorSource, dict], TensorSource] = lambda source, cfg: source
 
 
 ARCHITECTURES = {
     "llama": Architecture(Llama3Model, LLAMA_NAMES),
     "qwen3": Architecture(Qwen3Model, QWEN_NAMES),
-    "qwen3_moe": Architecture(Qwen3Model, QWEN_NAMES, split_experts),
+    "qwen3_moe": Architecture(Qwen3Model, QWEN_NAMES, lambda source, cfg: split_experts(source)),
     "gemma3_text": Architecture(Gemma3Model, GEMMA_NAMES),
     "olmo3": Architecture(Olmo3Model, OLMO_NAMES),
+    "gemma4_text": Architecture(Gemma4DenseModel, GEMMA4_NAMES, gemma4_text_model_of),
     "cohere2": Architecture(TinyAyaModel, TINY_AYA_NAMES),
-    "qwen3_5_text": Architecture(Qwen3_5Model, QWEN3_5_NAMES, text_model_of),
+    "qwen3_5_text": Architecture(
+        Qwen3_5Model, QWEN3_5_NAMES, lambda source, cfg: text_model_of(source)
+    ),
 }
 
 
@@ -50,5 +56,5 @@ def model_from_config(model_type: str, cfg: dict, source: TensorSource) -> nn.Mo
             model = architecture.model_class(cfg)
     except ValueError as error:
         raise ValueError(f"{source.description}: {error}") from None
-    load_by_names(model, architecture.prepare(source), architecture.names)
+    load_by_names(model, architecture.prepare(source, cfg), architecture.names)
     return model.eval()

@@ -470,6 +470,21 @@ class GemmaFormat(TurnFormat):
         return [self.mark("<start_of_turn>"), *self.text("model\n")]
 
 
+class Gemma4Format(TurnFormat):
+    """Gemma 4's turns, with marks of their own; a system message has a turn too."""
+
+    begin = ("<bos>",)
+    stops = ("<turn|>", "<eos>")
+    roles = {"assistant": "model"}
+
+    def turn(self, role: str, content: str) -> list[int]:
+        start, end = self.mark("<|turn>"), self.mark("<turn|>")
+        return [start, *self.text(f"{role}\n{content.strip()}"), end, *self.text("\n")]
+
+    def answer(self) -> list[int]:
+        return [self.mark("<|turn>"), *self.text("model\n")]
+
+
 class TinyAyaFormat(TurnFormat):
     """Tiny Aya's turns: a mark for who speaks, and marks around a response."""
 
@@ -566,6 +581,7 @@ def find_chat_format(tokenizer, model_type: str, template: str) -> TurnFormat | 
     for mark, form in (
         ("<|start_header_id|>", ChatFormat),
         ("<start_of_turn>", GemmaFormat),
+        ("<|turn>", Gemma4Format),
         ("<|START_OF_TURN_TOKEN|>", TinyAyaFormat),
         ("<|im_start|>", CHATML_FORMATS.get(model_type, QwenFormat)),
     ):

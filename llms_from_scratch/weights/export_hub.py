@@ -16,7 +16,7 @@ from llms_from_scratch.blocks.rope import check_scaling
 from llms_from_scratch.weights.architectures import ARCHITECTURES
 from llms_from_scratch.weights.hub import WEIGHTS, write_json
 from llms_from_scratch.weights.hub_configs import FAMILIES, LINEAR, config_from_hub_dict
-from llms_from_scratch.weights.mapping import their_name
+from llms_from_scratch.weights.mapping import tensors_of, their_name
 
 CLASS_NAMES = {  # of transformers
     "llama": "LlamaForCausalLM",
@@ -26,6 +26,7 @@ CLASS_NAMES = {  # of transformers
     "olmo3": "Olmo3ForCausalLM",
     "cohere2": "Cohere2ForCausalLM",
     "qwen3_5_text": "Qwen3_5ForCausalLM",
+    "gemma4_text": "Gemma4ForCausalLM",
 }
 OLMO_SCALING = {  # our key in Olmo's configuration: the hub's in ``rope_scaling``
     "rope_factor": "factor",
@@ -52,6 +53,10 @@ def scaling_for_hub(cfg: Mapping) -> dict | None:
         return None
     renamed = {"original_context_length": "original_max_position_embeddings"}
     return {renamed.get(key, key): value for key, value in check_scaling(scaling).items()}
+
+
+def _rope(cfg: Mapping) -> dict:
+    return {"rope_theta": cfg["rope_base"], "rope_scaling": scaling_for_hub(cfg)}
 
 
 def _windows(cfg: Mapping) -> dict:
@@ -92,6 +97,23 @@ def _qwen3_5(cfg: Mapping) -> dict:
     return {"rope_parameters": rope, "layer_types": types} | {key: cfg[key] for key in LINEAR}
 
 
+def _gemma4(cfg: Mapping) -> dict:
+    local = {"rope_type": "default", "rope_theta": cfg["rope_local_base"]}
+    full = {"rope_type": "proportional", "rope_theta": cfg["rope_global_base"]}
+    full["partial_rotary_factor"] = cfg["rope_global_partial_rotary_factor"]
+    width = cfg.get("hidden_size_per_layer_input") or 0
+    return _windows(cfg) | {
+        "rope_parameters": {"sliding_attention": local, "full_attention": full},
+        "rms_norm_eps": cfg.get("layer_norm_eps", 1e-6),
+        "global_head_dim": cfg["global_head_dim"],
+        "final_logit_softcapping": cfg.get("final_logit_softcap"),
+        "hidden_size_per_layer_input": width,
+        "vocab_size_per_layer_input": cfg.get("vocab_size_per_layer_input", cfg["vocab_size"]),
+        "num_kv_shared_layers": cfg.get("num_kv_shared_layers", 0),
+        "use_double_wide_mlp": bool(cfg.get("use_double_wide_mlp")),
+    }
+
+
 # What a family has besides sizes, rotations, the epsilon of its norms and tied embeddings
 MORE: dict[str, Callable[[Mapping], dict]] = {
     "llama": lambda cfg: {},
@@ -101,6 +123,7 @@ MORE: dict[str, Callable[[Mapping], dict]] = {
     "olmo3": _olmo,
     "cohere2": _cohere,
     "qwen3_5_text": _qwen3_5,
+    "gemma4_text": _gemma4,
 }
 
 
@@ -126,8 +149,7 @@ def config_for_hub(model_type: str, cfg: Mapping, tied: bool, dtype: torch.dtype
         "head_dim": cfg.get("head_dim") or cfg["emb_dim"] // cfg["n_heads"],
         **({"rms_norm_eps": cfg.get("rms_norm_eps", usual_eps)} if has_rms_norm else {}),
         # Fields of the time before transformers 5, which newer versions read too
-        "rope_theta": cfg["rope_base"],
-        "rope_scaling": scaling_for_hub(cfg),
+        **({} if model_type == "gemma4_text" else _rope(cfg)),
         "tie_word_embeddings": tied,
         "dtype": str(dtype).removeprefix("torch."),
         **MORE[model_type](cfg),
@@ -145,7 +167,7 @@ def is_tied(model: nn.Module) -> bool:
 def tensors_for_hub(model: nn.Module, model_type: str, dtype: torch.dtype) -> dict:
     """A model's parameters by their names on the hub; a tied output layer is left out."""
     names = ARCHITECTURES[model_type].names
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    parameters = tensors_of(model)
     if is_tied(model):
         del parameters["out_head.weight"]
     return {

@@ -290,6 +290,47 @@ def _qwen3_5(theirs: dict) -> dict:
     }
 
 
+def _gemma4(theirs: dict) -> dict:
+    rope = theirs.get("rope_parameters") or {}
+    local = {"rope_type": "default", "rope_theta": 10_000.0} | (rope.get("sliding_attention") or {})
+    full = {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6}
+    full |= rope.get("full_attention") or {}
+    if local.pop("rope_type") != "default" or full.pop("rope_type") != "proportional":
+        raise ValueError("rope_parameters of gemma4: only default with a window, proportional else")
+    if len(local) > 1 or len(full) > 2:
+        raise ValueError(f"rope_parameters of gemma4 are not computed: {sorted(local | full)}")
+    eps, types = theirs.get("rms_norm_eps", 1e-6), _layers(theirs, 6)
+    ours = _shared({"tie_word_embeddings": True} | theirs) | {
+        "head_dim": theirs.get("head_dim", 256),
+        "global_head_dim": _global_head_dim(theirs, types),
+        "sliding_window": theirs.get("sliding_window", 512),
+        "layer_types": types,
+        "rope_local_base": local["rope_theta"],
+        "rope_global_base": full["rope_theta"],
+        "rope_global_partial_rotary_factor": full["partial_rotary_factor"],
+        "layer_norm_eps": eps,
+        "final_logit_softcap": theirs.get("final_logit_softcapping"),
+        "hidden_size_per_layer_input": theirs.get("hidden_size_per_layer_input", 256),
+        "vocab_size_per_layer_input": theirs.get("vocab_size_per_layer_input", 262_144),
+        "num_kv_shared_layers": theirs.get("num_kv_shared_layers", 0),
+        "use_double_wide_mlp": bool(theirs.get("use_double_wide_mlp", False)),
+    }
+    return {key: value for key, value in ours.items() if key != "rms_norm_eps"}
+
+
+def _global_head_dim(theirs: dict, types: list[str]) -> int:
+    """The width of heads that see everything: a field, or what single layers say."""
+    listed = theirs.get("per_layer_config")
+    if not listed:
+        return theirs.get("global_head_dim") or 512
+    full = {str(i) for i, kind in enumerate(types) if kind == "full_attention"}
+    first, *others = listed.values()
+    alike = all(other == first for other in others) and set(first) == {"head_dim"}
+    if not alike or {str(key) for key in listed} != full:
+        raise ValueError("per_layer_config is computed for one head_dim of all full layers only")
+    return first["head_dim"]
+
+
 def _gpt2(theirs: dict) -> dict:
     if theirs.get("n_inner") not in (None, 4 * theirs["n_embd"]):
         raise ValueError(f"n_inner={theirs['n_inner']} is not computed here, only 4 * n_embd")
@@ -360,6 +401,27 @@ FAMILIES = {
         NO_BIAS_NO_DROPOUT,
         USED | LAYERS,
         _olmo3,
+    ),
+    "gemma4_text": Family(
+        {**SIZES, "num_key_value_heads": "n_kv_heads"},
+        {
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "use_bidirectional_attention": (None, "vision"),  # texts are read in their order
+            "attention_k_eq_v": False,
+            "num_global_key_value_heads": None,
+            "enable_moe_block": False,
+            "num_experts": None,
+            "top_k_experts": None,
+            "moe_intermediate_size": None,
+        },
+        USED
+        | LAYERS
+        | {"global_head_dim", "per_layer_config", "final_logit_softcapping"}
+        | {"hidden_size_per_layer_input", "vocab_size_per_layer_input"}
+        | {"num_kv_shared_layers", "use_double_wide_mlp"},
+        _gemma4,
     ),
     "qwen3_5_text": Family(
         SIZES,

@@ -24,6 +24,13 @@ def their_name(ours: str, table: Mapping[str, str]) -> str:
     return table[re.sub(r"(?<=\.)\d+(?=\.)", "{}", ours)].format(*numbers)
 
 
+def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """All that a file has of a model: parameters, and numbers that are kept but not learned."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    kept = model.state_dict(keep_vars=True)
+    return parameters | {name: t for name, t in kept.items() if name not in parameters}
+
+
 def load_by_names(model: nn.Module, source: TensorSource, table: Mapping[str, str]) -> None:
     """Fill a model from a source, whose names of our tensors the table has, or has as ours.
 
@@ -32,7 +39,7 @@ def load_by_names(model: nn.Module, source: TensorSource, table: Mapping[str, st
     the token embedding, one tensor for both. Parameters on the meta device become the tensors that
     are read; others are copied into. Tensors are read one at a time.
     """
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    parameters = tensors_of(model)
     own_names = "tok_emb.weight" in source.shapes
     names = {ours: ours if own_names else their_name(ours, table) for ours in parameters}
     tied = names["out_head.weight"] not in source.shapes or model.cfg.get("tie_embeddings")
@@ -52,8 +59,10 @@ def set_parameter(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
     *path, leaf = name.split(".")
     module = model.get_submodule(".".join(path))
     old = getattr(module, leaf)
-    if old.is_meta:
+    if old.is_meta and isinstance(old, nn.Parameter):
         setattr(module, leaf, nn.Parameter(tensor.to(old.dtype), requires_grad=old.requires_grad))
+    elif old.is_meta:
+        setattr(module, leaf, tensor.to(old.dtype))
     else:
         with torch.no_grad():
             old.copy_(tensor)

@@ -46,6 +46,7 @@ SAVED_TYPES = {  # the class of a model: its type on the hub
     "Gemma3Model": "gemma3_text",
     "Olmo3Model": "olmo3",
     "TinyAyaModel": "cohere2",
+    "Gemma4DenseModel": "gemma4_text",
     "Qwen3_5Model": "qwen3_5_text",
 }
 GGUF_MODELS = ("smollm2-135m-instruct", "gemma3-270m")  # assets that packages of the index have
