@@ -1,4 +1,4 @@
-"""What is new in Tiny Aya and Qwen3.5: ``python tools/figures/newer_blocks.py`` writes it."""
+"""What is new in the models after Olmo 3: ``python tools/figures/newer_blocks.py`` writes it."""
 
 from drawing import BLUE, GREEN, INK, ORANGE, PURPLE, arrow, box, canvas, label, save
 
@@ -8,6 +8,7 @@ FOLDER = "ch05/what-changed/figures"
 def main() -> None:
     save(parallel_block(), f"{FOLDER}/parallel-block.svg")
     save(memory_and_attention(), f"{FOLDER}/memory-and-attention.svg")
+    save(shared_keys(), f"{FOLDER}/shared-keys.svg")
 
 
 def parallel_block():
@@ -48,6 +49,24 @@ def memory_and_attention():
         box(ax, x, 1.5, 0.5, 1.2, "key\n\nvalue", BLUE, size=8)
         arrow(ax, (x + 0.25, 0.55), (x + 0.25, 1.5))
     label(ax, 6.15, 2.95, "one column more per token", size=9)
+    return fig
+
+
+def shared_keys():
+    """Layers that make keys, layers that take them, and a table for all."""
+    fig, ax = canvas(8.2, 4.0)
+    for i in range(6):
+        y, makes = 0.3 + 0.6 * i, i < 3
+        kind = "full" if i % 3 == 2 else "window"
+        text = f"layer {i + 1}, {kind}: " + ("own keys" if makes else "queries only")
+        box(ax, 3.0, y, 2.6, 0.42, text, BLUE if makes else GREEN, size=9)
+        arrow(ax, (2.3, y + 0.21), (3.0, y + 0.21))
+    for source, target, x in ((1, 3, 6.2), (1, 4, 6.2), (2, 5, 6.9)):
+        start, end = (0.51 + 0.6 * i for i in (source, target))
+        ax.plot([5.6, x, x], [start, start, end], color=INK, linewidth=1.2)
+        arrow(ax, (x, end), (5.6, end))
+    box(ax, 0.3, 0.3, 2.0, 3.42, "table:\na token's vector\nfor each layer", ORANGE, size=9)
+    label(ax, 7.55, 2.0, "keys and\nvalues", size=9)
     return fig
 
 
