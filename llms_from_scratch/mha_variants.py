@@ -122,11 +122,46 @@ class MultiHeadAttentionCombinedQKV(_JointProjection):
         return self.dropout(attn_weights) @ values
 
 
-class MHAEinsum(nn.Module):
+class EinsumProjections(nn.Module):
+    """Weights (d_in, d_out) and biases of queries, keys and values, as plain parameters.
+
+    Letters of the sums: b batch, t and s tokens (of queries and of keys), i input width, h heads,
+    d width of a head. Raises ``ValueError`` if ``num_heads`` does not divide ``d_out``.
+    """
+
+    def __init__(self, d_in: int, d_out: int, num_heads: int, qkv_bias: bool = False):
+        super().__init__()
+        if d_out % num_heads != 0:
+            raise ValueError(f"d_out must be divisible by num_heads, got {d_out=}, {num_heads=}")
+        self.d_out = d_out
+        self.num_heads = num_heads
+        self.head_dim = d_out // num_heads
+        for name in ("query", "key", "value"):
+            setattr(self, f"W_{name}", nn.Parameter(torch.empty(d_in, d_out)))
+            bias = nn.Parameter(torch.empty(d_out)) if qkv_bias else None
+            setattr(self, f"bias_{name[0]}", bias)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw weights and biases from the same range as ``nn.Linear``: ±1 / sqrt(d_in)."""
+        bound = self.W_query.shape[0] ** -0.5
+        for parameter in self.parameters(recurse=False):
+            nn.init.uniform_(parameter, -bound, bound)
+
+    def project(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        by_head = weight.view(-1, self.num_heads, self.head_dim)  # (d_in, num_heads, head_dim)
+        projected = torch.einsum("bti,ihd->bhtd", x, by_head)
+        if bias is not None:
+            projected = projected + bias.view(self.num_heads, 1, self.head_dim)
+        return projected  # (b, num_heads, num_tokens, head_dim)
+
+
+class MHAEinsum(EinsumProjections):
     """The matrix products written as Einstein sums: every index has a letter.
 
-    Input (b, num_tokens, d_in), output (b, num_tokens, d_out). Letters: b batch, t and s tokens
-    (queries and keys), i input width, h heads, d width of a head. Raises ``ValueError`` if
+    Input (b, num_tokens, d_in), output (b, num_tokens, d_out). Raises ``ValueError`` if
     ``num_heads`` does not divide ``d_out``, or for more than ``context_length`` tokens.
     """
 
@@ -139,50 +174,20 @@ class MHAEinsum(nn.Module):
         num_heads: int,
         qkv_bias: bool = False,
     ):
-        super().__init__()
-        if d_out % num_heads != 0:
-            raise ValueError(f"d_out must be divisible by num_heads, got {d_out=}, {num_heads=}")
-        self.d_out = d_out
-        self.num_heads = num_heads
-        self.head_dim = d_out // num_heads
-        self.W_query = nn.Parameter(torch.empty(d_in, d_out))
-        self.W_key = nn.Parameter(torch.empty(d_in, d_out))
-        self.W_value = nn.Parameter(torch.empty(d_in, d_out))
-        self.bias_q = nn.Parameter(torch.empty(d_out)) if qkv_bias else None
-        self.bias_k = nn.Parameter(torch.empty(d_out)) if qkv_bias else None
-        self.bias_v = nn.Parameter(torch.empty(d_out)) if qkv_bias else None
+        super().__init__(d_in, d_out, num_heads, qkv_bias)
         self.out_proj = nn.Linear(d_out, d_out)
         self.dropout = nn.Dropout(dropout)
         self.register_buffer(
             "mask", torch.triu(torch.ones(context_length, context_length), diagonal=1)
         )
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw weights and biases from the same range as ``nn.Linear``: ±1 / sqrt(d_in)."""
-        bound = self.W_query.shape[0] ** -0.5
-        for parameter in (self.W_query, self.W_key, self.W_value):
-            nn.init.uniform_(parameter, -bound, bound)
-        for parameter in (self.bias_q, self.bias_k, self.bias_v):
-            if parameter is not None:
-                nn.init.uniform_(parameter, -bound, bound)
-
-    def _project(
-        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
-    ) -> torch.Tensor:
-        by_head = weight.view(-1, self.num_heads, self.head_dim)  # (d_in, num_heads, head_dim)
-        projected = torch.einsum("bti,ihd->bhtd", x, by_head)
-        if bias is not None:
-            projected = projected + bias.view(self.num_heads, 1, self.head_dim)
-        return projected  # (b, num_heads, num_tokens, head_dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         b, num_tokens, d_in = x.shape
         if num_tokens > len(self.mask):
             raise ValueError(f"got {num_tokens} tokens, but context_length is {len(self.mask)}")
-        queries = self._project(x, self.W_query, self.bias_q)
-        keys = self._project(x, self.W_key, self.bias_k)
-        values = self._project(x, self.W_value, self.bias_v)
+        queries = self.project(x, self.W_query, self.bias_q)
+        keys = self.project(x, self.W_key, self.bias_k)
+        values = self.project(x, self.W_value, self.bias_v)
 
         attn_scores = torch.einsum("bhtd,bhsd->bhts", queries, keys)
         future = self.mask[:num_tokens, :num_tokens].bool()

@@ -12,16 +12,11 @@ from llms_from_scratch.blocks.rope import RotaryEmbedding
 from llms_from_scratch.ch04 import check_input_ids
 
 
-class DecoderModel(nn.Module):
-    """Token ids (b, n) to logits (b, n, vocab_size), with or without a cache.
+class DecoderParts(nn.Module):
+    """What every decoder is made of, and what each of its layers is told.
 
-    An architecture makes ``tok_emb``, ``trf_blocks``, ``final_norm``, ``out_head`` and ``cfg``, as
-    in chapter 4, and ``ropes``, the rotary embedding of each type of layer that it has.
-
-    With a ``cache``, the ids continue what is in it. ``last_only`` computes the logits of the last
-    token only, (b, 1, vocab_size), which is all that generation reads. Raises ``ValueError`` for
-    more than ``context_length`` tokens in all, for ids outside of the vocabulary (on the CPU), and
-    for a cache where gradients are wanted.
+    ``cfg`` is the architecture's configuration, and ``ropes`` has the rotary embedding of each type
+    of layer that it has.
     """
 
     cfg: dict
@@ -48,6 +43,33 @@ class DecoderModel(nn.Module):
         window = self.cfg.get("sliding_window")
         return [window if kind == "sliding_attention" else None for kind in self.layer_types]
 
+    def attention_inputs(self, n: int, x: torch.Tensor, cache) -> dict[str, tuple]:
+        """Mask, cosines and sines for ``n`` new tokens, for each type of layer."""
+        if cache is None:
+            length, padding, positions = 0, None, torch.arange(n, device=x.device)
+        else:
+            cache.open_for(self, n)
+            length, padding = cache.length, cache.padding
+            positions = cache.positions(n, x.device)
+        inputs = {}
+        for kind, window in dict(zip(self.layer_types, self.windows, strict=True)).items():
+            mask = attention_mask(n, x.device, length, window, padding)
+            inputs[kind] = (mask, *self.ropes[kind](positions, x.dtype))
+        return inputs
+
+
+class DecoderModel(DecoderParts):
+    """Token ids (b, n) to logits (b, n, vocab_size), with or without a cache.
+
+    An architecture makes ``tok_emb``, ``trf_blocks``, ``final_norm`` and ``out_head``, as in
+    chapter 4, and says with ``cfg`` and ``ropes`` what its layers are told.
+
+    With a ``cache``, the ids continue what is in it. ``last_only`` computes the logits of the last
+    token only, (b, 1, vocab_size), which is all that generation reads. Raises ``ValueError`` for
+    more than ``context_length`` tokens in all, for ids outside of the vocabulary (on the CPU), and
+    for a cache where gradients are wanted.
+    """
+
     def forward(self, in_idx: torch.Tensor, cache=None, last_only: bool = False) -> torch.Tensor:
         check_input_ids(in_idx, self.tok_emb.num_embeddings, self.cfg["context_length"])
         n = in_idx.shape[1]
@@ -64,20 +86,6 @@ class DecoderModel(nn.Module):
 
     def embed(self, in_idx: torch.Tensor) -> torch.Tensor:
         return self.tok_emb(in_idx)
-
-    def attention_inputs(self, n: int, x: torch.Tensor, cache) -> dict[str, tuple]:
-        """Mask, cosines and sines for ``n`` new tokens, for each type of layer."""
-        if cache is None:
-            length, padding, positions = 0, None, torch.arange(n, device=x.device)
-        else:
-            cache.open_for(self, n)
-            length, padding = cache.length, cache.padding
-            positions = cache.positions(n, x.device)
-        inputs = {}
-        for kind, window in dict(zip(self.layer_types, self.windows, strict=True)).items():
-            mask = attention_mask(n, x.device, length, window, padding)
-            inputs[kind] = (mask, *self.ropes[kind](positions, x.dtype))
-        return inputs
 
     def reset_kv_cache(self) -> None:
         """Nothing to do: positions are counted in the cache, of which each text has its own.
