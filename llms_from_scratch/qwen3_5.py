@@ -4,8 +4,8 @@ What changed from Qwen3: three of four layers have the gated delta rule in the p
 and keep the same few bytes of a text however long it is; attention has a gate behind it, and turns
 only a quarter of each head; norms scale by 1 + weight.
 
-Source: Qwen Team, "Qwen3.5" (2026); Yang et al., "Gated Delta Networks" (2024), for the layers
-with a memory.
+Source: the text model of Qwen3.5 in ``transformers``, with which the tests compare; Yang et al.,
+"Gated Delta Networks" (2024), for the layers with a memory.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from llms_from_scratch.blocks.attention import GroupedQueryAttention as SharedAt
 from llms_from_scratch.blocks.attention import attend
 from llms_from_scratch.blocks.config import check_config, check_heads
 from llms_from_scratch.blocks.decoder import DecoderModel
-from llms_from_scratch.blocks.delta_rule import GatedDeltaNet as SharedDeltaNet
+from llms_from_scratch.blocks.delta_rule import GatedDeltaNet
 from llms_from_scratch.blocks.feed_forward import FeedForward
 from llms_from_scratch.blocks.gated_attention import rotate_part
 from llms_from_scratch.blocks.linear import apply_layer
@@ -26,13 +26,14 @@ from llms_from_scratch.blocks.rope import RotaryEmbedding, no_positions
 from llms_from_scratch.llama3 import NAMES as LLAMA_NAMES
 from llms_from_scratch.weights.chat_formats import Qwen3_5Tokenizer
 from llms_from_scratch.weights.mapping import load_by_names
-from llms_from_scratch.weights.sources import TensorSource, from_dict
+from llms_from_scratch.weights.sources import from_dict
+from llms_from_scratch.weights.text_models import text_model_of
 
 __all__ = [
     "FeedForward",
-    "GatedDeltaNet",
     "GroupedQueryAttention",
     "QWEN3_5_CONFIG",
+    "Qwen3_5GatedDeltaNet",
     "Qwen3_5Model",
     "Qwen3_5Tokenizer",
     "RMSNorm",
@@ -69,21 +70,29 @@ ONLY = {"qk_norm": True}
 NOT_NEEDED = (*OPTIONAL_KEYS, *ONLY)
 CONFIG_KEYS = [key for key in QWEN3_5_CONFIG if key not in NOT_NEEDED]
 LAYER_TYPES = ("full_attention", "linear_attention")
+UNREAD = ("mtp.",)  # layers that predict several tokens at once
 LAYER = "model.layers.{}"
+MIXER = "trf_blocks.{}.token_mixer"
+IN_ATTENTION = ("q_norm.weight", "k_norm.weight")
+IN_DELTA_NET = (
+    *("A_log", "dt_bias", "conv1d.weight", "norm.weight"),
+    *(f"in_proj_{part}.weight" for part in ("qkv", "z", "b", "a")),
+)
 NAMES = {  # ours: the hub's
-    **LLAMA_NAMES,
-    "trf_blocks.{}.att.q_norm.weight": f"{LAYER}.self_attn.q_norm.weight",
-    "trf_blocks.{}.att.k_norm.weight": f"{LAYER}.self_attn.k_norm.weight",
-    "trf_blocks.{}.delta.A_log": f"{LAYER}.linear_attn.A_log",
-    "trf_blocks.{}.delta.dt_bias": f"{LAYER}.linear_attn.dt_bias",
-    "trf_blocks.{}.delta.conv.weight": f"{LAYER}.linear_attn.conv1d.weight",
-    "trf_blocks.{}.delta.norm.weight": f"{LAYER}.linear_attn.norm.weight",
-    "trf_blocks.{}.delta.out_proj.weight": f"{LAYER}.linear_attn.out_proj.weight",
-    "trf_blocks.{}.delta.W_qkv.weight": f"{LAYER}.linear_attn.in_proj_qkv.weight",
-    "trf_blocks.{}.delta.W_gate.weight": f"{LAYER}.linear_attn.in_proj_z.weight",
-    "trf_blocks.{}.delta.W_beta.weight": f"{LAYER}.linear_attn.in_proj_b.weight",
-    "trf_blocks.{}.delta.W_alpha.weight": f"{LAYER}.linear_attn.in_proj_a.weight",
+    **{ours.replace(".att.", ".token_mixer."): theirs for ours, theirs in LLAMA_NAMES.items()},
+    **{f"{MIXER}.{name}": f"{LAYER}.self_attn.{name}" for name in IN_ATTENTION},
+    **{f"{MIXER}.{name}": f"{LAYER}.linear_attn.{name}" for name in IN_DELTA_NET},
 }
+
+
+def names_of(cfg: Mapping) -> dict[str, str]:
+    """``NAMES`` for one model, whose two kinds of layers call their output differently."""
+    output = f"{MIXER}.out_proj.weight"
+    return NAMES | {
+        output.format(i): f"{LAYER}.linear_attn.out_proj.weight".format(i)
+        for i, kind in enumerate(cfg.get("layer_types") or ())
+        if kind == "linear_attention"
+    }
 
 
 class RMSNorm(nn.Module):
@@ -168,10 +177,10 @@ class GroupedQueryAttention(SharedAttention):
         return apply_layer(self.out_proj, (context * gate.sigmoid()).flatten(2))
 
 
-class GatedDeltaNet(SharedDeltaNet):
-    """The gated delta rule, with one matrix for queries, keys and values. (b, n, d_in)"""
+class Qwen3_5GatedDeltaNet(GatedDeltaNet):
+    """The gated delta rule, with one matrix for queries, keys and values. (b, n, emb_dim)"""
 
-    def __init__(self, cfg: dict):
+    def __init__(self, cfg: dict, layer_idx: int = 0):
         super().__init__(
             cfg["emb_dim"],
             cfg["linear_num_key_heads"],
@@ -182,11 +191,22 @@ class GatedDeltaNet(SharedDeltaNet):
             eps=cfg.get("rms_norm_eps", 1e-6),
             dtype=cfg["dtype"],
         )
-        del self.W_query, self.W_key, self.W_value
-        self.W_qkv = nn.Linear(cfg["emb_dim"], self.conv_dim, bias=False, dtype=cfg["dtype"])
+        self.layer_idx = layer_idx
+
+    def make_projections(self, d_in: int, qkv_bias: bool, dtype: torch.dtype | None) -> None:
+        heads = self.num_value_heads
+        widths = {"qkv": self.conv_dim, "z": self.value_dim, "b": heads, "a": heads}
+        for name, width in widths.items():
+            setattr(self, f"in_proj_{name}", nn.Linear(d_in, width, bias=qkv_bias, dtype=dtype))
 
     def project(self, x: torch.Tensor) -> torch.Tensor:
-        return apply_layer(self.W_qkv, x)
+        return apply_layer(self.in_proj_qkv, x)
+
+    def project_gate(self, x: torch.Tensor) -> torch.Tensor:
+        return apply_layer(self.in_proj_z, x)
+
+    def project_rates(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return apply_layer(self.in_proj_a, x), apply_layer(self.in_proj_b, x)
 
 
 class TransformerBlock(nn.Module):
@@ -196,19 +216,14 @@ class TransformerBlock(nn.Module):
         super().__init__()
         emb_dim, dtype, eps = cfg["emb_dim"], cfg["dtype"], cfg.get("rms_norm_eps", 1e-6)
         if layer_type == "linear_attention":
-            self.delta = GatedDeltaNet(cfg)
+            self.token_mixer = Qwen3_5GatedDeltaNet(cfg, layer_idx)
         else:
-            self.att = GroupedQueryAttention(
+            self.token_mixer = GroupedQueryAttention(
                 emb_dim, cfg["n_heads"], cfg["n_kv_groups"], cfg["head_dim"], dtype, eps
             )
         self.ff = FeedForward(cfg)
         self.norm1 = RMSNorm(emb_dim, eps, dtype)
         self.norm2 = RMSNorm(emb_dim, eps, dtype)
-
-    @property
-    def token_mixer(self) -> nn.Module:
-        """What lets tokens know of each other: ``att`` or ``delta``."""
-        return self.delta if hasattr(self, "delta") else self.att
 
     def forward(self, x, mask=None, cos=None, sin=None, cache=None, layer_idx=0):
         x = x + self.token_mixer(self.norm1(x), mask, cos, sin, cache, layer_idx)
@@ -249,21 +264,12 @@ class Qwen3_5Model(DecoderModel):
         }
 
 
-def text_model_of(source: TensorSource) -> TensorSource:
-    """The tensors of the text model alone, of a file that has one for images as well.
-
-    Left out are also the layers that predict several tokens at once, which nothing here reads.
-    """
-    kept = [name for name in source.shapes if not name.startswith(("mtp.", "model.visual."))]
-    shapes = {name: source.shapes[name] for name in kept}
-    source = TensorSource(source.description, shapes, source.read)
-    return source.renamed(lambda name: name.replace("model.language_model.", "model.", 1))
-
-
 def load_weights_into_qwen3_5(model: nn.Module, param_config: Mapping, params: Mapping) -> None:
     """Copy tensors by their names on the hub into a ``Qwen3_5Model``.
 
-    Without ``lm_head.weight``, the output layer becomes the token embedding. Raises ``ValueError``
-    for a missing, superfluous or misshapen tensor, before the first copy.
+    Tensors of a model for images beside it are left out. Without ``lm_head.weight``, the output
+    layer becomes the token embedding. Raises ``ValueError`` for a missing, superfluous or misshapen
+    tensor, before the first copy.
     """
-    load_by_names(model, text_model_of(from_dict(params, "params")), NAMES)
+    source = text_model_of(from_dict(params, "params"), UNREAD)
+    load_by_names(model, source, names_of(model.cfg))

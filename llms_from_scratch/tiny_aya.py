@@ -16,11 +16,18 @@ import torch.nn as nn
 
 from llms_from_scratch.blocks.attention import GroupedQueryAttention as SharedAttention
 from llms_from_scratch.blocks.attention import attend
-from llms_from_scratch.blocks.config import check_config, check_heads, check_layer_types
+from llms_from_scratch.blocks.config import (
+    check_config,
+    check_heads,
+    check_layer_types,
+    with_one_name_for_tying,
+)
 from llms_from_scratch.blocks.decoder import DecoderModel
 from llms_from_scratch.blocks.feed_forward import FeedForward
 from llms_from_scratch.blocks.linear import apply_layer
+from llms_from_scratch.blocks.masks import attention_mask as causal_mask
 from llms_from_scratch.blocks.rope import RotaryEmbedding, no_positions
+from llms_from_scratch.ch04 import check_input_ids
 from llms_from_scratch.gemma3 import NAMES as GEMMA_NAMES
 from llms_from_scratch.weights.chat_formats import TinyAyaTokenizer
 from llms_from_scratch.weights.mapping import load_by_names
@@ -162,10 +169,36 @@ class TransformerBlock(nn.Module):
         return x + self.att(normed, mask, cos, sin, cache, layer_idx) + self.ff(normed)
 
 
+def masks_without_padding(model, attention_mask, in_idx, cache=None) -> dict[str, torch.Tensor]:
+    """For each type of layer, True where a token must not look: as ever, and where a 0 stands.
+
+    Each mask is (b, 1, n, columns), the columns being the tokens that such a layer still has.
+    """
+    b, n = in_idx.shape
+    length, padding = (0, None) if cache is None else (cache.length, cache.padding)
+    if getattr(attention_mask, "shape", None) != (b, length + n):
+        raise ValueError(
+            f"attention_mask must be a tensor of shape {(b, length + n)}, a number for each token "
+            f"so far, got {getattr(attention_mask, 'shape', type(attention_mask).__name__)}"
+        )
+    if padding is None:
+        padding = torch.zeros(1, dtype=torch.long, device=in_idx.device)
+    masks = {}
+    for kind, window in zip(model.layer_types, model.windows, strict=True):
+        hidden = causal_mask(n, in_idx.device, length, window, padding)
+        columns = torch.arange(n - hidden.shape[-1], n, device=in_idx.device)
+        is_itself = columns == columns[-n:, None]  # (n, columns): a softmax needs one number
+        is_empty = attention_mask[:, None, None, -len(columns) :] == 0
+        masks[kind] = hidden | (is_empty & ~is_itself)
+    return masks
+
+
 class TinyAyaModel(DecoderModel):
     """Tiny Aya: token ids (b, n) to logits (b, n, vocab_size); see ``DecoderModel``.
 
-    Raises ``ValueError`` for a configuration with unknown, missing or contradictory keys.
+    ``attention_mask`` (b, tokens so far) is 1 for tokens and 0 for padding, wherever it stands;
+    what is computed for padding has no meaning. Raises ``ValueError`` for a mask of another shape,
+    and for a configuration with unknown, missing or contradictory keys.
     """
 
     def __init__(self, cfg: dict):
@@ -174,19 +207,36 @@ class TinyAyaModel(DecoderModel):
         check_config(cfg, "Tiny Aya", *keys)
         check_heads(cfg, "Tiny Aya", "n_kv_heads")
         check_layer_types(cfg, "Tiny Aya")
-        self.cfg = dict(cfg)
-        if "tie_word_embeddings" in cfg:
-            self.cfg.setdefault("tie_embeddings", cfg["tie_word_embeddings"])
+        self.cfg = with_one_name_for_tying(cfg)
         self.logit_scale = cfg.get("logit_scale", 1.0)
-        eps = cfg.get("layer_norm_eps", 1e-5)
-        self.make_layers(TransformerBlock, CohereLayerNorm, eps=eps, dtype=cfg["dtype"])
+        norm_options = {"eps": cfg.get("layer_norm_eps", 1e-5), "dtype": cfg["dtype"]}
+        self.make_layers(TransformerBlock, CohereLayerNorm, **norm_options)
         self.ropes = {
             "sliding_attention": PairwiseRotaryEmbedding(cfg["head_dim"], cfg["rope_base"]),
             "full_attention": no_positions,
         }
 
-    def forward(self, in_idx: torch.Tensor, cache=None, last_only: bool = False) -> torch.Tensor:
-        return super().forward(in_idx, cache, last_only) * self.logit_scale
+    def forward(
+        self,
+        in_idx: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        cache=None,
+        last_only: bool = False,
+    ) -> torch.Tensor:
+        check_input_ids(in_idx, self.tok_emb.num_embeddings, self.cfg["context_length"])
+        n = in_idx.shape[1]
+        x = self.embed(in_idx)  # (b, n, emb_dim)
+        inputs = self.attention_inputs(n, x, cache)
+        if attention_mask is not None:
+            masks = masks_without_padding(self, attention_mask, in_idx, cache)
+            inputs = {kind: (masks[kind], *angles) for kind, (_, *angles) in inputs.items()}
+        layers = zip(self.trf_blocks, self.layer_types, strict=True)
+        for layer_idx, (block, kind) in enumerate(layers):
+            x = block(x, *inputs[kind], cache, layer_idx)
+        if cache is not None:
+            cache.advance(n)
+        x = self.final_norm(x[:, -1:] if last_only else x)
+        return apply_layer(self.out_head, x) * self.logit_scale
 
 
 def load_weights_into_tiny_aya(model: nn.Module, param_config: Mapping, params: Mapping) -> None:

@@ -68,7 +68,7 @@ def ours_like(theirs, cfg):
     }
     for name in ("norm.weight", "dt_bias", "A_log", "out_proj.weight"):
         tensors[name] = theirs.get_parameter(name)
-    tensors["conv.weight"] = theirs.conv1d.weight
+    tensors["conv1d.weight"] = theirs.conv1d.weight
     ours.load_state_dict(tensors)
     return ours
 

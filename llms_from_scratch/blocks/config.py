@@ -58,6 +58,18 @@ def check_heads(cfg: Mapping, name: str, groups_key: str = "n_kv_groups") -> Non
         )
 
 
+def with_one_name_for_tying(cfg: Mapping) -> dict:
+    """A copy that has ``tie_embeddings`` where only ``tie_word_embeddings`` is given.
+
+    >>> with_one_name_for_tying({"tie_word_embeddings": True})
+    {'tie_word_embeddings': True, 'tie_embeddings': True}
+    """
+    copy = dict(cfg)
+    if "tie_word_embeddings" in copy:
+        copy.setdefault("tie_embeddings", copy["tie_word_embeddings"])
+    return copy
+
+
 LAYER_TYPES = ("full_attention", "sliding_attention")
 
 

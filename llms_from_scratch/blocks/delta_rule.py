@@ -167,16 +167,8 @@ class GatedDeltaNet(nn.Module):
         self.value_dim = num_value_heads * value_head_dim
         self.conv_dim = 2 * self.key_dim + self.value_dim
 
-        def linear(width_in: int, width_out: int, bias: bool = False) -> nn.Linear:
-            return nn.Linear(width_in, width_out, bias=bias, dtype=dtype)
-
-        self.W_query = linear(d_in, self.key_dim, qkv_bias)
-        self.W_key = linear(d_in, self.key_dim, qkv_bias)
-        self.W_value = linear(d_in, self.value_dim, qkv_bias)
-        self.W_gate = linear(d_in, self.value_dim)
-        self.W_beta = linear(d_in, num_value_heads)
-        self.W_alpha = linear(d_in, num_value_heads)
-        self.conv = nn.Conv1d(
+        self.make_projections(d_in, qkv_bias, dtype)
+        self.conv1d = nn.Conv1d(
             self.conv_dim, self.conv_dim, conv_size, groups=self.conv_dim, bias=False, dtype=dtype
         )
         # exp(A_log) * softplus(dt_bias) is what a head forgets per token: from hardly anything to
@@ -186,7 +178,16 @@ class GatedDeltaNet(nn.Module):
         strengths = torch.empty(num_value_heads, dtype=dtype).uniform_(0.01, 16)
         self.A_log = nn.Parameter(strengths.log())
         self.norm = RMSNorm(value_head_dim, eps, dtype)
-        self.out_proj = linear(self.value_dim, d_in)
+        self.out_proj = nn.Linear(self.value_dim, d_in, bias=False, dtype=dtype)
+
+    def make_projections(self, d_in: int, qkv_bias: bool, dtype: torch.dtype | None) -> None:
+        """The matrices that ``project``, ``project_gate`` and ``project_rates`` multiply by."""
+        self.W_query = nn.Linear(d_in, self.key_dim, bias=qkv_bias, dtype=dtype)
+        self.W_key = nn.Linear(d_in, self.key_dim, bias=qkv_bias, dtype=dtype)
+        self.W_value = nn.Linear(d_in, self.value_dim, bias=qkv_bias, dtype=dtype)
+        self.W_gate = nn.Linear(d_in, self.value_dim, bias=False, dtype=dtype)
+        self.W_beta = nn.Linear(d_in, self.num_value_heads, bias=False, dtype=dtype)
+        self.W_alpha = nn.Linear(d_in, self.num_value_heads, bias=False, dtype=dtype)
 
     def forward(
         self,
@@ -214,6 +215,14 @@ class GatedDeltaNet(nn.Module):
         parts = (self.W_query, self.W_key, self.W_value)
         return torch.cat([apply_layer(part, x) for part in parts], dim=-1)
 
+    def project_gate(self, x: torch.Tensor) -> torch.Tensor:
+        """What decides how much of each number passes, (b, n, value_dim)."""
+        return apply_layer(self.W_gate, x)
+
+    def project_rates(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What becomes the decay, and beta, each (b, n, num_value_heads)."""
+        return apply_layer(self.W_alpha, x), apply_layer(self.W_beta, x)
+
     def convolve(
         self, mixed: torch.Tensor, earlier: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -224,7 +233,7 @@ class GatedDeltaNet(nn.Module):
             earlier = channels.new_zeros(*channels.shape[:2], kept)
         channels = torch.cat([earlier, channels], dim=-1)
         earlier = channels[..., channels.shape[-1] - kept :].contiguous()
-        return silu(self.conv(channels)).transpose(1, 2), earlier
+        return silu(self.conv1d(channels)).transpose(1, 2), earlier
 
     def heads(self, mixed: torch.Tensor) -> list[torch.Tensor]:
         """Queries, keys, values in float32, each (b, num_value_heads, n, head width)."""
@@ -244,14 +253,15 @@ class GatedDeltaNet(nn.Module):
 
     def decay_and_strength(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logarithm of the decay, and beta, in float32, each (b, num_value_heads, n)."""
-        waited = softplus(apply_layer(self.W_alpha, x).float() + self.dt_bias.float())
+        alpha, beta = self.project_rates(x)
+        waited = softplus(alpha.float() + self.dt_bias.float())
         decay = -self.A_log.float().exp() * waited
-        beta = apply_layer(self.W_beta, x).float().sigmoid()
+        beta = beta.float().sigmoid()
         return decay.transpose(1, 2), beta.transpose(1, 2)
 
     def gated_output(self, read: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Normalize what was read, (b, n, num_value_heads, value_head_dim), and let it through."""
-        gate = apply_layer(self.W_gate, x).unflatten(-1, (-1, self.value_head_dim))
+        gate = self.project_gate(x).unflatten(-1, (-1, self.value_head_dim))
         context = (self.norm(read) * silu(gate.float())).to(x.dtype)
         return apply_layer(self.out_proj, context.flatten(2))  # (b, n, d_in)
 

@@ -32,3 +32,22 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.weight * rms_normalize(x, self.eps).to(x.dtype)
+
+
+class Gemma4RMSNorm(nn.Module):
+    """Root-mean-square normalization in float32, scaled by ``weight`` if ``with_scale``."""
+
+    def __init__(
+        self,
+        dim: int,
+        eps: float = 1e-6,
+        with_scale: bool = True,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim, dtype=dtype)) if with_scale else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        normed = rms_normalize(x, self.eps)
+        return (normed if self.weight is None else normed * self.weight.float()).to(x.dtype)

@@ -139,6 +139,33 @@ class RotaryEmbedding:
         return cos.to(dtype), sin.to(dtype)
 
 
+class ProportionalRotaryEmbedding(RotaryEmbedding):
+    """Of each head, only the ``partial_rotary_factor`` of its pairs that turn fastest do turn."""
+
+    def __init__(
+        self, head_dim: int, theta_base: float = 10_000, partial_rotary_factor: float = 1.0
+    ):
+        super().__init__(head_dim, theta_base)
+        self.frequencies[int(partial_rotary_factor * head_dim // 2) :] = 0.0
+
+
+def rotary_embedding(
+    head_dim: int,
+    theta_base: float = 10_000.0,
+    rope_type: str = "default",
+    partial_rotary_factor: float = 1.0,
+) -> RotaryEmbedding:
+    """The rotations of a type of layers: of all pairs, or, if ``"proportional"``, of some."""
+    if rope_type == "proportional":
+        return ProportionalRotaryEmbedding(head_dim, theta_base, partial_rotary_factor)
+    if rope_type != "default" or partial_rotary_factor != 1.0:
+        raise ValueError(
+            f"rope_type must be 'proportional', or 'default' for all pairs, got {rope_type!r} "
+            f"with partial_rotary_factor={partial_rotary_factor}"
+        )
+    return RotaryEmbedding(head_dim, theta_base)
+
+
 def no_positions(positions: torch.Tensor, dtype: torch.dtype = torch.float32) -> tuple[None, None]:
     """In the place of a ``RotaryEmbedding``, for layers that know no positions."""
     return None, None

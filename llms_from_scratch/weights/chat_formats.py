@@ -243,6 +243,17 @@ class GemmaTokenizer(HubTokenizer):
         return self.encode(text) if tokenize else text
 
 
+class Gemma4Tokenizer(GemmaTokenizer):
+    """Gemma 4's ``tokenizer.json``, with other marks around a turn: ``<|turn>`` and ``<turn|>``."""
+
+    start_of_turn_token, end_of_turn_token = "<|turn>", "<turn|>"
+    turn_token = end_of_turn_token  # where the model stops
+
+    def _set_up(self, content: dict, eot: str | None) -> None:
+        super()._set_up(content, eot)
+        self.turn_token_id = self.end_of_turn_token_id
+
+
 class OlmoTokenizer(HubTokenizer):
     """Olmo 3's ``tokenizer.json``."""
 

@@ -166,7 +166,7 @@ def is_tied(model: nn.Module) -> bool:
 
 def tensors_for_hub(model: nn.Module, model_type: str, dtype: torch.dtype) -> dict:
     """A model's parameters by their names on the hub; a tied output layer is left out."""
-    names = ARCHITECTURES[model_type].names
+    names = ARCHITECTURES[model_type].names_of(model)
     parameters = tensors_of(model)
     if is_tied(model):
         del parameters["out_head.weight"]

@@ -16,10 +16,14 @@ NOT_LEARNED = re.compile(
 def their_name(ours: str, table: Mapping[str, str]) -> str:
     """The name in a file of one of our tensors; ``{}`` in the table stand for numbers.
 
+    A name with its number comes first, for what is called differently in one layer.
+
     >>> table = {"trf_blocks.{}.norm1.weight": "model.layers.{}.input_layernorm.weight"}
     >>> their_name("trf_blocks.7.norm1.weight", table)
     'model.layers.7.input_layernorm.weight'
     """
+    if ours in table:
+        return table[ours]
     numbers = re.findall(r"(?<=\.)\d+(?=\.)", ours)
     return table[re.sub(r"(?<=\.)\d+(?=\.)", "{}", ours)].format(*numbers)
 

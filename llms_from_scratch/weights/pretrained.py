@@ -253,7 +253,7 @@ def _saved(name: str, folder: Path, settings: dict, source: TensorSource) -> Pre
         model_type = "qwen3_moe"
     # A copy, aligned in memory; also, the file may be replaced while the model is in use
     kept = TensorSource(source.description, source.shapes, lambda key: source.read(key).clone())
-    load_by_names(model, kept, ARCHITECTURES[model_type].names)
+    load_by_names(model, kept, ARCHITECTURES[model_type].names_of(model))
     if model_class == "Llama2Model":  # a Llama 3 with a key for each query
         config = {"n_kv_groups": config["n_heads"], "rope_base": 10_000.0} | config
     return Pretrained(
