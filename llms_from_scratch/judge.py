@@ -41,6 +41,7 @@ __all__ = [
     "query_model",
     "query_openai",
     "rouge_l",
+    "score_by_kind",
     "score_verifiable",
     "summarize_comparisons",
     "token_f1",
@@ -168,6 +169,17 @@ def score_verifiable(entries: list[dict], responses: list[str]) -> dict[str, int
         if check is not None
     ]
     return {"entries": len(entries), "verifiable": len(verdicts), "correct": sum(verdicts)}
+
+
+def score_by_kind(entries: list[dict], responses: list[str]) -> dict[str, dict[str, int]]:
+    """``score_verifiable`` for each "kind" and each "sort" that entries name, in their order."""
+    answered = list(zip(entries, responses, strict=True))
+    names = dict.fromkeys((key, e[key]) for key in ("sort", "kind") for e in entries if key in e)
+    scores = {}
+    for key, name in names:
+        chosen = [pair for pair in answered if pair[0].get(key) == name]
+        scores[f"{key} {name}"] = score_verifiable(*map(list, zip(*chosen, strict=True)))
+    return scores
 
 
 def token_f1(response: str, reference: str) -> float:

@@ -3,6 +3,7 @@
 Examples:
     python gpt_instruction_finetuning.py                  # GPT-2 medium, or the bundled GPT
     python gpt_instruction_finetuning.py --preset tiny    # a very small random GPT: seconds
+    python gpt_instruction_finetuning.py --preset word-tasks  # what the bundled GPT can learn
     python gpt_instruction_finetuning.py --prompt-style phi3 --mask-prompt
     python gpt_instruction_finetuning.py --data my-entries.json --lora --out runs/mine
     python gpt_instruction_finetuning.py --compare        # three seeds, as a Markdown table
@@ -61,7 +62,9 @@ from llms_from_scratch.ch07 import (
     split_data,
     token_f1,
 )
+from llms_from_scratch.data import SAMPLES
 from llms_from_scratch.data.files import atomic_write
+from llms_from_scratch.judge import score_by_kind
 from llms_from_scratch.tokenizer import get_tokenizer
 from llms_from_scratch.training.checkpoint import describe_vocabulary
 from llms_from_scratch.training.loop import Trainer
@@ -71,6 +74,13 @@ from previous_chapters import GPTModel
 DEFAULT_MODEL = "gpt2-medium (355M)"
 TINY_CONFIG = BASE_CONFIG | {"context_length": 120, "emb_dim": 12, "n_layers": 1, "n_heads": 2}
 TINY_ROWS = 10  # of each part of the data
+WORD_TASKS = {  # what other options do not say, with --preset word-tasks
+    "model": BUNDLED_NAME,
+    "data": str(SAMPLES / "word-tasks-synthetic.json"),
+    "epochs": 3,
+    "learning_rate": 5e-4,
+    "mask_prompt": True,
+}
 LORA_RANK = LORA_ALPHA = 16
 RESULTS = (
     CHECKPOINT,
@@ -221,6 +231,8 @@ def main(
     metrics |= {"before": progress.notes["before"], "updates": progress.step}
     metrics["training_seconds"] = round(progress.seconds, 1)
     metrics["after"], responses = evaluate_here("after training")
+    for kind, score in score_by_kind(parts[2], responses).items():
+        print(f"  {kind}: {score['correct']} of {score['verifiable']}")
     write_json(
         out / "instruction-data-with-response.json",
         [
@@ -422,7 +434,7 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--preset", choices=("book", "tiny"), default="book")
+    parser.add_argument("--preset", choices=("book", "tiny", "word-tasks"), default="book")
     parser.add_argument(
         "--model",
         default=DEFAULT_MODEL,
@@ -473,13 +485,17 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser.add_argument(
         "--seed", type=int, default=123, help="of the random numbers (default: 123)"
     )
-    folders = "runs/gpt_instruction_finetuning, with --preset tiny the same with -tiny"
+    folders = "runs/gpt_instruction_finetuning, with another --preset its name appended"
     add_run_options(parser, None, folders)
     parser.add_argument("--compare", action="store_true", help="print a table: three seeds")
     parser.add_argument(
         "--test_mode", action="store_const", const="tiny", dest="preset", help=argparse.SUPPRESS
     )
-    return parser, parser.parse_args()
+    args = parser.parse_args()
+    if args.preset == "word-tasks":
+        parser.set_defaults(**WORD_TASKS)
+        args = parser.parse_args()
+    return parser, args
 
 
 if __name__ == "__main__":
