@@ -6,6 +6,7 @@ Examples:
     python gpt_train.py --data my-book.txt --out runs/my-book
     python gpt_train.py --out runs/my-book --data my-book.txt --resume      # after Ctrl-C
     python gpt_train.py --settings best.json    # what ../05_bonus_hparam_tuning has found
+    torchrun --nproc-per-node 2 gpt_train.py --parallel ddp     # two processes; see SCALING.md
 
 A folder that holds a run is not written to, unless --resume or --overwrite is given.
 """
@@ -14,6 +15,7 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import warnings
 from pathlib import Path
 
@@ -28,13 +30,15 @@ from tqdm import tqdm
 
 from llms_from_scratch.app.run_folder import (
     CHECKPOINT,
+    SHARDED_CHECKPOINT,
     add_run_options,
+    checkpoint_name,
     clear_run_folder,
     default_folder,
     hash_of_text,
     open_run_folder,
 )
-from llms_from_scratch.app.script_tools import pick_device, short_errors
+from llms_from_scratch.app.script_tools import add_parallel_options, pick_device, short_errors
 from llms_from_scratch.appendix_d import learning_rate
 from llms_from_scratch.ch05 import generate_and_print_sample, plot_losses
 from llms_from_scratch.data import ASSETS, SampleDataWarning, load_text, resolve
@@ -42,6 +46,12 @@ from llms_from_scratch.data.files import atomic_write
 from llms_from_scratch.tokenizer import get_tokenizer
 from llms_from_scratch.training.checkpoint import describe_vocabulary
 from llms_from_scratch.training.loop import Trainer
+from llms_from_scratch.training.parallel import (
+    check_divisible,
+    checkpoint_activations,
+    join,
+    leave,
+)
 from previous_chapters import GPTModel, create_dataloader_v1
 
 GPT_CONFIG_124M = {
@@ -74,7 +84,7 @@ PRESETS = {
 START_CONTEXT = "Every effort moves you"
 
 MODEL_FILES = ("model.pth", "settings.json", "loss.pdf", "loss.png")
-RESULTS = (CHECKPOINT, "train-log.jsonl", "samples.txt", *MODEL_FILES)
+RESULTS = (CHECKPOINT, SHARDED_CHECKPOINT, "train-log.jsonl", "samples.txt", *MODEL_FILES)
 
 
 def main(
@@ -87,31 +97,44 @@ def main(
     out: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    parallel: str | None = None,
+    activation_checkpointing: bool = False,
+    accumulate: int = 1,
 ):
     """Train, and return ``(train_losses, val_losses, tokens_seen, model)``.
 
     With ``out``, that folder gets ``train-log.jsonl`` (a line per update), ``samples.txt``,
     ``checkpoint.pth`` and, at the end, ``model.pth``, ``settings.json``, ``loss.pdf`` and
     ``loss.png``; it is a ``ValueError`` if it has some of them, unless ``resume`` or ``overwrite``
-    is set. If a signal stops the run, a checkpoint is written and ``SystemExit`` with 128 + the
-    signal's number is raised.
+    is set. ``parallel`` is "ddp" or "fsdp" in processes that ``torchrun`` has started;
+    ``accumulate`` batches make one update. If a signal stops the run, a checkpoint is written and
+    ``SystemExit`` with 128 + the signal's number is raised.
     """
     check_settings(settings)
+    check_divisible(settings["batch_size"], parallel)
+    team = join(parallel, device, seed)
     if out is not None:
-        out = open_run_folder(out, RESULTS, resume=resume, overwrite=overwrite)
+        if team.is_main:  # the others would find what it has written
+            open_run_folder(out, RESULTS, resume=resume, overwrite=overwrite, parallel=parallel)
+        team.wait()
+        out = Path(out)
     torch.manual_seed(seed)
-    device = pick_device(device)
+    device = team.device or pick_device(device)
     text = load_text(data)
     tokenizer = get_tokenizer("gpt2")
 
     model = GPTModel(gpt_config).to(device)
+    if activation_checkpointing:
+        checkpoint_activations(model)
+    trained = team.wrap(model)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=settings["learning_rate"], weight_decay=settings["weight_decay"]
+        trained.parameters(), lr=settings["learning_rate"], weight_decay=settings["weight_decay"]
     )
-    train_loader, val_loader = create_loaders(text, gpt_config, settings)
+    train_loader, val_loader = map(team.deal, create_loaders(text, gpt_config, settings))
     with_schedule = SCHEDULE[0] in settings
+    updates = -(-len(train_loader) // accumulate)  # of an epoch, rounded up
     trainer = Trainer(
-        model,
+        trained,
         optimizer,
         train_loader,
         val_loader,
@@ -119,31 +142,36 @@ def main(
         num_epochs=settings["num_epochs"],
         eval_freq=5,
         eval_iter=1,
-        scheduler=make_scheduler(optimizer, len(train_loader), settings) if with_schedule else None,
+        accumulate=accumulate,
+        scheduler=make_scheduler(optimizer, updates, settings) if with_schedule else None,
         max_grad_norm=1.0 if with_schedule else None,
         config=gpt_config,
         vocabulary=describe_vocabulary(tokenizer),
         settings=identify_run(text, settings, seed),
-        checkpoint_path=out / CHECKPOINT if out else None,
+        checkpoint_path=out / checkpoint_name(parallel) if out else None,
         checkpoint_freq=100,
         log_path=out / "train-log.jsonl" if out else None,
-        on_epoch_end=lambda: write_sample(model, tokenizer, device, out),
+        on_epoch_end=lambda: write_sample(model, tokenizer, device, out, team.is_main),
+        team=team,
     )
     if resume:
         trainer.resume()
-        if trainer.is_finished:
+        if trainer.is_finished and team.is_main:
             print(f"The run was finished after {trainer.progress.step} updates; none is added.")
-    elif out:
+    elif out and team.is_main:
         clear_run_folder(out, RESULTS)
 
     stopped_by = trainer.run()
     if stopped_by:
-        print(f"Stopped after {trainer.progress.step} updates; add --resume to continue.")
+        if team.is_main:
+            print(f"Stopped after {trainer.progress.step} updates; add --resume to continue.")
         raise SystemExit(128 + stopped_by)
     progress = trainer.progress
-    if out:
+    weights = team.state_dict(trained)
+    if out and team.is_main:
         origin = {"data": data, "data_source": source_of(data), "seed": seed}
-        save_results(out, model, progress, gpt_config, settings | origin)
+        save_results(out, weights, progress, gpt_config, settings | origin)
+    team.wait()
     return progress.train_losses, progress.val_losses, progress.track_tokens_seen, model
 
 
@@ -226,20 +254,24 @@ def check_length(text: str, split: int, context_length: int) -> None:
             )
 
 
-def write_sample(model, tokenizer, device, out: Path | None) -> None:
-    """Print what the model writes after one epoch, and append it to ``samples.txt``."""
+def write_sample(model, tokenizer, device, out: Path | None, is_main: bool = True) -> None:
+    """Print what the model writes after one epoch, and append it to ``samples.txt``.
+
+    With ``--parallel fsdp``, all processes are needed for the model to write; the main one prints.
+    """
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         generate_and_print_sample(model, tokenizer, device, START_CONTEXT)
-    tqdm.write(printed.getvalue().rstrip())
-    if out:
+    if is_main:
+        tqdm.write(printed.getvalue().rstrip())
+    if out and is_main:
         with (out / "samples.txt").open("a", encoding="utf-8") as file:
             file.write(printed.getvalue())
 
 
-def save_results(out: Path, model, progress, gpt_config: dict, settings: dict) -> None:
+def save_results(out: Path, weights: dict, progress, gpt_config: dict, settings: dict) -> None:
     with atomic_write(out / "model.pth") as temporary:
-        torch.save(model.state_dict(), temporary)
+        torch.save(weights, temporary)
     results = {
         "config": gpt_config,
         "settings": settings,
@@ -281,6 +313,7 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser.add_argument(
         "--seed", type=int, default=123, help="of the random numbers (default: 123)"
     )
+    add_parallel_options(parser)
     add_run_options(parser, None, "runs/gpt_train, with another preset runs/gpt_train-PRESET")
     return parser, parser.parse_args()
 
@@ -310,5 +343,10 @@ if __name__ == "__main__":
             out=out,
             resume=args.resume,
             overwrite=args.overwrite,
+            parallel=args.parallel,
+            activation_checkpointing=args.activation_checkpointing,
+            accumulate=args.accumulate,
         )
-        print(f"Wrote model.pth, loss.pdf, loss.png and train-log.jsonl to {out}")
+        leave()
+        if os.environ.get("RANK", "0") == "0":
+            print(f"Wrote model.pth, loss.pdf, loss.png and train-log.jsonl to {out}")

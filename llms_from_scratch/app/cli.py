@@ -28,8 +28,15 @@ def main(argv: list[str] | None = None) -> int:
     convert = commands.add_parser(
         "convert", help="a trained GPT to a Hugging Face folder, or such a folder to a .pth file"
     )
-    convert.add_argument("source", help="a model: folder, file, or a name such as gpt2-tiny")
-    convert.add_argument("target", type=Path, help="a folder to write, or a file ending in .pth")
+    convert.add_argument(
+        "source",
+        help="a model: folder, file, a name such as gpt2-tiny, or checkpoint-fsdp of a run",
+    )
+    convert.add_argument(
+        "target",
+        type=Path,
+        help="a folder to write, or a file ending in .pth (of a checkpoint-fsdp: .safetensors)",
+    )
     convert.set_defaults(run=convert_model)
     copy = commands.add_parser("copy", help="a definition of the book as one standalone file")
     copy.add_argument("names", nargs="*", metavar="NAME", help="for example GPTModel")
@@ -94,13 +101,18 @@ def show_data(args: argparse.Namespace) -> int:
 
 def convert_model(args: argparse.Namespace) -> int:
     """Write a model in the other format; see ``load_pretrained`` for what can be read."""
+    from llms_from_scratch.app.sharded_models import convert_sharded, sharded_checkpoint_in
+
+    if args.target.exists():
+        raise ValueError(f"{args.target} exists: choose another name, nothing is overwritten")
+    if folder := sharded_checkpoint_in(args.source, args.target):
+        convert_sharded(folder, args.target)
+        return 0
     import torch
 
     from llms_from_scratch.weights.gpt2 import export_to_hub_folder
     from llms_from_scratch.weights.pretrained import load_pretrained
 
-    if args.target.exists():
-        raise ValueError(f"{args.target} exists: choose another name, nothing is overwritten")
     if args.target.suffix in (".safetensors", ".bin", ".pt", ".gguf", ".json", ".zip"):
         raise ValueError(
             f"{args.target}: a file ends in .pth here, and a folder has no such ending; give "

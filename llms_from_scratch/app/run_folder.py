@@ -12,6 +12,7 @@ from pathlib import Path
 from llms_from_scratch.app.script_tools import writable_folder
 
 CHECKPOINT = "checkpoint.pth"
+SHARDED_CHECKPOINT = "checkpoint-fsdp"  # a folder to which each process of --parallel fsdp writes
 
 
 def add_run_options(
@@ -45,11 +46,13 @@ def open_run_folder(
     resume: bool = False,
     overwrite: bool = False,
     option: str = "--out",
+    parallel: str | None = None,
 ) -> Path:
     """The folder, made if necessary, if a run may write its ``results`` (names) there.
 
     Raises ``ValueError`` if one of them is there already, unless ``resume`` or ``overwrite`` is
-    given, and if there is nothing to resume. Nothing is removed yet: see ``clear_run_folder``.
+    given, and if there is nothing to resume, or only what another value of ``--parallel`` has
+    saved. Nothing is removed yet: see ``clear_run_folder``.
     """
     if resume and overwrite:
         raise ValueError("--resume continues a run, --overwrite replaces it: give only one of them")
@@ -57,20 +60,46 @@ def open_run_folder(
         raise ValueError(f"{option} is empty: name a folder for the results, or leave it out")
     folder = Path(path)
     found = [name for name in results if (folder / name).exists()]
-    if resume and CHECKPOINT not in found:
+    if resume and checkpoint_name(parallel) not in found:
+        _check_other_checkpoint(folder, found)
         if found:
             raise ValueError(
                 f"the run in {folder} is finished, nothing is left to resume: see {found[0]}; "
                 f"--overwrite begins anew, and so does another {option}"
             )
-        raise ValueError(f"there is no checkpoint at {folder / CHECKPOINT}: leave out --resume")
+        missing = folder / checkpoint_name(parallel)
+        raise ValueError(f"there is no checkpoint at {missing}: leave out --resume")
     if found and not resume and not overwrite:
-        way = "--resume continues it, " if CHECKPOINT in found else ""
+        can_go_on = CHECKPOINT in found or SHARDED_CHECKPOINT in found
+        way = "--resume continues it, " if can_go_on else ""
         raise ValueError(
             f"{folder} holds the results of another run ({', '.join(found)}): {way}--overwrite "
             f"replaces it, or choose another {option}"
         )
     return writable_folder(folder)
+
+
+def checkpoint_name(parallel: str | None) -> str:
+    """Where a run keeps its checkpoint; the file serves one process as well as ``ddp``.
+
+    >>> checkpoint_name(None), checkpoint_name("ddp"), checkpoint_name("fsdp")
+    ('checkpoint.pth', 'checkpoint.pth', 'checkpoint-fsdp')
+    """
+    return SHARDED_CHECKPOINT if parallel == "fsdp" else CHECKPOINT
+
+
+def _check_other_checkpoint(folder: Path, found: list[str]) -> None:
+    """Raise ``ValueError`` if a run could be resumed, but in another way."""
+    if SHARDED_CHECKPOINT in found:
+        raise ValueError(
+            f"the run in {folder} was made with --parallel fsdp: resume it with torchrun and "
+            "--parallel fsdp, on any number of processes (one too)"
+        )
+    if CHECKPOINT in found:
+        raise ValueError(
+            f"the run in {folder} was made without --parallel fsdp: resume it without --parallel, "
+            "or with --parallel ddp"
+        )
 
 
 def clear_run_folder(folder: Path, results: Iterable[str]) -> None:

@@ -41,6 +41,25 @@ def _mps_works() -> bool:
     return row.argmax(dim=-1).item() == 1 and abs(torch.softmax(row, -1).sum().item() - 1) < 1e-5
 
 
+def add_parallel_options(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the options with which several devices, or a small one, train a model."""
+    from llms_from_scratch.training.distributed import positive_int
+
+    parser.add_argument(
+        "--parallel",
+        choices=("ddp", "fsdp"),
+        help="how the processes of torchrun share the work (default: one process)",
+    )
+    parser.add_argument(
+        "--activation_checkpointing",
+        action="store_true",
+        help="less memory for a third more arithmetic",
+    )
+    parser.add_argument(
+        "--accumulate", type=positive_int, default=1, help="batches for one update (default: 1)"
+    )
+
+
 def writable_folder(path: str | Path) -> Path:
     """Create a folder if necessary and return it; ``ValueError`` if one cannot write there."""
     if not str(path):

@@ -121,13 +121,13 @@ def load_checkpoint(
     """
     content = read_checkpoint(path)
     given = {"config": config, "vocabulary": vocabulary, "data": data, "settings": settings}
-    _check_belongings(path, content, given)
+    check_belongings(path, content, given)
     if merged := lora_layers(model, merged=True):
         raise CheckpointError(f"the LoRA layer {merged[0]!r} is merged: call unmerge_lora first")
-    _check_tensors(path, content["model"], plain_state_dict(model))
+    check_tensors(path, content["model"], plain_state_dict(model))
     if optimizer is not None:
         _check_optimizer(path, content, optimizer)
-        _check_scheduler(path, content, scheduler)
+        check_scheduler(path, content, scheduler)
 
     load_plain_state_dict(model, content["model"])
     if optimizer is not None:
@@ -201,7 +201,7 @@ def describe_vocabulary(tokenizer) -> dict:
     return {"name": tokenizer.name, "size": tokenizer.n_vocab, "sha256": digest.hexdigest()}
 
 
-def _check_belongings(path: str | Path, content: dict, given: dict) -> None:
+def check_belongings(path: str | Path, content: dict, given: dict) -> None:
     """Raise ``CheckpointError`` that names all that differs from what is given."""
     differences = []
     for name, wanted in given.items():
@@ -219,7 +219,7 @@ def _check_belongings(path: str | Path, content: dict, given: dict) -> None:
         )
 
 
-def _check_tensors(path: str | Path, saved: dict, wanted: dict) -> None:
+def check_tensors(path: str | Path, saved: dict, wanted: dict) -> None:
     for name, tensor in wanted.items():
         if name not in saved:
             raise CheckpointError(f"{path}: tensor {name!r} is missing")
@@ -243,7 +243,7 @@ def _check_optimizer(path: str | Path, content: dict, optimizer: torch.optim.Opt
         raise CheckpointError(f"{path}: the optimizer has {saved} parameters, this one {wanted}")
 
 
-def _check_scheduler(path: str | Path, content: dict, scheduler) -> None:
+def check_scheduler(path: str | Path, content: dict, scheduler) -> None:
     if (scheduler is None) != (content["scheduler"] is None):
         raise CheckpointError(
             f"{path}: saved {'with' if scheduler is None else 'without'} "

@@ -32,11 +32,11 @@ class RankFailed(RuntimeError):
     """A process of the group raised an error or was killed; all of them have been stopped."""
 
 
-def ddp_setup(rank: int, world_size: int) -> torch.device:
+def ddp_setup(rank: int, world_size: int, use_gpus: bool = True) -> torch.device:
     """Join this process to the group as number ``rank``, and return the device it computes on.
 
-    One GPU per process and the NCCL backend if there are enough GPUs, else CPU and Gloo. All
-    processes must call this; each waits until the others have come.
+    One GPU per process and the NCCL backend if there are enough GPUs (and ``use_gpus``), else CPU
+    and Gloo. All processes must call this; each waits until the others have come.
     """
     if sys.platform == "win32":
         os.environ["USE_LIBUV"] = "0"  # PyTorch for Windows is built without libuv
@@ -49,7 +49,8 @@ def ddp_setup(rank: int, world_size: int) -> torch.device:
     if local_world_size == world_size and sys.platform in LOOPBACK:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK[sys.platform])
 
-    use_gpus = torch.cuda.device_count() >= local_world_size  # two ranks cannot share a GPU
+    # Two ranks cannot share a GPU
+    use_gpus = use_gpus and torch.cuda.device_count() >= local_world_size
     device = torch.device("cuda", local_rank) if use_gpus else torch.device("cpu")
     if use_gpus:
         torch.cuda.set_device(device)
@@ -66,6 +67,15 @@ def sum_over_ranks(numbers: Sequence[float], device: torch.device | str) -> list
     work.wait()
     keep_until_exit(work)
     return sums.tolist()
+
+
+def max_over_ranks(number: int, device: torch.device | str) -> int:
+    """The largest of the numbers that the ranks give; each rank gets it."""
+    largest = torch.tensor(number, device=device)
+    work = dist.all_reduce(largest, dist.ReduceOp.MAX, async_op=True)
+    work.wait()
+    keep_until_exit(work)
+    return int(largest)
 
 
 def keep_until_exit(thing: object) -> None:

@@ -19,16 +19,15 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from llms_from_scratch.ch05 import calc_loss_batch, evaluate_model, evaluating, take_batches
+from llms_from_scratch.ch05 import calc_loss_batch, evaluating, take_batches
 from llms_from_scratch.data.files import atomic_write
 from llms_from_scratch.training.checkpoint import (
     CheckpointError,
     checkpoint_content,
     get_rng_state,
-    load_checkpoint,
-    save_checkpoint,
     set_rng_state,
 )
+from llms_from_scratch.training.parallel import Alone
 
 
 @dataclass
@@ -60,6 +59,7 @@ class Trainer:
     when training is resumed, and so are the numbers of examples, of batches and of rows in each.
     ``on_step`` is called with the number of updates so far, and ``on_epoch_end`` without arguments,
     for samples say. ``calc_loss`` and ``evaluate`` are chapter 5's functions, or chapter 6's.
+    ``team`` is what ``parallel.join`` gives: the processes that train this model together.
 
     As in ``train_model_simple``, an evaluation draws from the same random numbers as training (it
     shuffles a loader too), so runs with another ``eval_freq`` see the data in another order.
@@ -92,7 +92,8 @@ class Trainer:
         on_step: Callable[[int], None] | None = None,
         on_epoch_end: Callable[[], None] | None = None,
         calc_loss: Callable[..., torch.Tensor] = calc_loss_batch,
-        evaluate: Callable[..., tuple[float, float]] = evaluate_model,
+        evaluate: Callable[..., tuple[float, float]] | None = None,
+        team: Alone | None = None,
     ):
         if num_epochs is None and max_steps is None:
             raise ValueError("how long to train? give num_epochs or max_steps")
@@ -118,7 +119,8 @@ class Trainer:
         self.accumulate, self.max_grad_norm = accumulate, max_grad_norm
         self.autocast_dtype = autocast_dtype
         self.config, self.vocabulary, self.settings = config or {}, vocabulary, settings
-        self.calc_loss, self.evaluate = calc_loss, evaluate
+        self.team = team or Alone()
+        self.calc_loss, self.evaluate = calc_loss, evaluate or self.team.evaluate
         self.checkpoint_path = Path(checkpoint_path) if checkpoint_path else None
         self.checkpoint_freq = checkpoint_freq
         self.log_path = Path(log_path) if log_path else None
@@ -135,7 +137,7 @@ class Trainer:
         """
         self._check_weights()
         if self.checkpoint_path:
-            save_checkpoint(
+            self.team.save_checkpoint(
                 self.checkpoint_path,
                 self.model,
                 self.optimizer,
@@ -149,7 +151,7 @@ class Trainer:
 
         Raises ``CheckpointError`` if it was another run, or one that is longer than this one.
         """
-        progress = load_checkpoint(
+        progress = self.team.load_checkpoint(
             self.checkpoint_path,
             self.model,
             self.optimizer,
@@ -162,7 +164,8 @@ class Trainer:
                 f"{self.max_steps} that are asked for: train for more epochs or steps"
             )
         self.progress = Progress(**progress)
-        self._cut_log()
+        if self.team.is_main:
+            self._cut_log()
 
     @property
     def is_finished(self) -> bool:
@@ -172,10 +175,11 @@ class Trainer:
     def _belongings(self) -> dict:
         """What a checkpoint belongs to; with other data its position would mean something else."""
         dataset = getattr(self.train_loader, "dataset", None)
+        order = getattr(self.train_loader, "batch_sampler", None)
         data = {
             "examples": len(dataset) if hasattr(dataset, "__len__") else None,
             "batches": len(self.train_loader),
-            "batch_size": getattr(self.train_loader, "batch_size", None),
+            "batch_size": getattr(order, "batch_size", None),
             "accumulate": self.accumulate,
         }
         return {
@@ -204,9 +208,9 @@ class Trainer:
                     self._report(bar, loss)
                     if self.on_step:
                         self.on_step(self.progress.step)
-                    if received:
+                    if stopped_by := self.team.max(received[0] if received else 0):
                         self.save()
-                        return received[0]
+                        return stopped_by
                     if self.checkpoint_freq and self.progress.step % self.checkpoint_freq == 0:
                         self.save()
                     if self.progress.step == self.max_steps:
@@ -218,9 +222,11 @@ class Trainer:
                     self.progress.epoch += 1
                     self.progress.batch = 0
             self.save()
-        return received[0] if received else None
+        return self.team.max(received[0] if received else 0) or None
 
     def _promise(self) -> str:
+        if not self.team.is_main:
+            return ""
         saving = "then a checkpoint is saved" if self.checkpoint_path else "then the training ends"
         return f"Stopping: this update is finished, {saving}. Once more stops at once."
 
@@ -233,6 +239,9 @@ class Trainer:
         each epoch has new ones.
         """
         progress = self.progress
+        order = getattr(self.train_loader, "batch_sampler", None)
+        if hasattr(order, "set_epoch"):
+            order.set_epoch(progress.epoch)
         if progress.batch == 0:
             progress.epoch_rng = get_rng_state()
             iterator = iter(take_batches(self.train_loader))
@@ -240,9 +249,7 @@ class Trainer:
             now = get_rng_state()
             try:
                 set_rng_state(progress.epoch_rng)
-                iterator = iter(take_batches(self.train_loader))
-                for _ in islice(iterator, progress.batch):
-                    pass
+                iterator = self._pass_over(progress.batch, order)
             finally:
                 set_rng_state(now)
         while batches := list(islice(iterator, self.accumulate)):
@@ -254,36 +261,62 @@ class Trainer:
                 f"account, but {progress.batch} were used"
             )
 
+    def _pass_over(self, used: int, order) -> Iterator:
+        """This epoch's batches after the first ``used``, not read where the loader allows it.
+
+        One at least is read, so that the order is drawn now.
+        """
+        unread = used - 1 if hasattr(order, "start_at") else 0
+        if unread:
+            order.start_at(unread)
+        iterator = iter(take_batches(self.train_loader))
+        for _ in islice(iterator, used - unread):
+            pass
+        return iterator
+
     def _update(self, batches: list) -> float:
         """One update of the weights; returns the mean loss over all targets of the batches."""
         self.optimizer.zero_grad()
-        counts = [int((targets >= 0).sum()) for _, targets in batches]  # not the ignored -100
-        if not sum(counts):
+        own = [int((targets >= 0).sum()) for _, targets in batches]  # not the ignored -100
+        ids = sum(input_batch.numel() for input_batch, _ in batches)
+        all_targets, all_ids, empty = self.team.sum([sum(own), ids, own.count(0)])
+        if not all_targets or (empty and self.team.size > 1):
             raise ValueError(
                 f"step {self.progress.step}: all targets of its batches are ignored, so there is "
                 "nothing to learn: leave such examples out"
             )
-        mean_loss = 0.0
-        for (input_batch, target_batch), count in zip(batches, counts, strict=True):
-            if count == 0:
-                continue  # nothing to learn: its mean loss would be 0 / 0
-            with self._autocast():
-                loss = self.calc_loss(input_batch, target_batch, self.model, self.device)
-            loss = loss * (count / sum(counts))
-            mean_loss += loss.item()
-            self._check_finite("loss", mean_loss)
-            loss.backward()
-            self.last_batch = input_batch, target_batch
+        with self.team.random_numbers(self.progress.step):
+            mean_loss = self._backward(batches, [count / all_targets for count in own])
+        (mean_loss,) = self.team.sum([mean_loss])
+        self._check_finite("loss", mean_loss)
         norm = torch.nn.utils.clip_grad_norm_(
             self.model.parameters(), self.max_grad_norm or math.inf
         )
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # with fsdp
         self._check_finite("norm of the gradient", norm.item())
         self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()
-        self.progress.tokens_seen += sum(input_batch.numel() for input_batch, _ in batches)
+        self.progress.tokens_seen += int(all_ids)
         self.progress.step += 1
         self.progress.step_losses.append(mean_loss)
+        return mean_loss
+
+    def _backward(self, batches: list, shares: list[float]) -> float:
+        """Add up the batches' gradients; returns this process's part of the mean loss."""
+        mean_loss = 0.0
+        for number, ((input_batch, target_batch), share) in enumerate(
+            zip(batches, shares, strict=True), start=1
+        ):
+            if share == 0:
+                continue  # nothing to learn: its mean loss would be 0 / 0
+            with self.team.sharing_gradients(self.model, now=number == len(batches)):
+                with self._autocast():
+                    loss = self.calc_loss(input_batch, target_batch, self.model, self.device)
+                loss = loss * share
+                mean_loss += loss.item()
+                (loss * self.team.size).backward()  # processes average: this makes it a sum
+            self.last_batch = input_batch, target_batch
         return mean_loss
 
     def _check_weights(self) -> None:
@@ -291,12 +324,12 @@ class Trainer:
         if self.last_batch is not None:
             with evaluating(self.model), self._autocast():
                 loss = self.calc_loss(*self.last_batch, self.model, self.device)
-            self._check_finite("loss", loss.item())
+            self._check_finite("loss", *self.team.sum([loss.item()]))
 
     def _check_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
             kept = ""
-            if self.checkpoint_path and self.checkpoint_path.is_file():
+            if self.checkpoint_path and self.checkpoint_path.exists():
                 kept = f"; the last good checkpoint is kept: {self.checkpoint_path}"
             raise FloatingPointError(
                 f"the {what} became {value} at step {self.progress.step}: try a lower learning "
@@ -320,11 +353,12 @@ class Trainer:
             progress.val_losses.append(val_loss)
             progress.track_tokens_seen.append(progress.tokens_seen)
             record |= {"train_loss": train_loss, "val_loss": val_loss}
-            bar.write(
-                f"Ep {progress.epoch + 1} (Step {progress.step - 1:06d}): "
-                f"Train loss {train_loss:.3f}, Val loss {val_loss:.3f}"
-            )
-        if self.log_path:
+            if self.team.is_main:
+                bar.write(
+                    f"Ep {progress.epoch + 1} (Step {progress.step - 1:06d}): "
+                    f"Train loss {train_loss:.3f}, Val loss {val_loss:.3f}"
+                )
+        if self.log_path and self.team.is_main:
             with self.log_path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
 
@@ -344,7 +378,11 @@ class Trainer:
 
     def _progress_bar(self) -> tqdm:
         return tqdm(
-            total=self.max_steps, initial=self.progress.step, unit="step", dynamic_ncols=True
+            total=self.max_steps,
+            initial=self.progress.step,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not self.team.is_main,
         )
 
 

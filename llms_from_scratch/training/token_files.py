@@ -1,6 +1,7 @@
 """Token ids on disk, for texts that are too long to tokenize at each start or to keep in memory."""
 
 import json
+import mmap
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from llms_from_scratch.data import load_text
 from llms_from_scratch.data.files import atomic_write, sha256_of
 from llms_from_scratch.tokenizer import END_OF_TEXT
 from llms_from_scratch.training.checkpoint import describe_vocabulary
+from llms_from_scratch.training.data_order import SeededOrder
 
 
 def tokenize_folder(folder: str | Path, token_folder: str | Path, tokenizer) -> list[Path]:
@@ -90,6 +92,17 @@ def open_token_file(path: Path) -> np.ndarray:
     return tokens
 
 
+def _give_back_pages(tokens: np.ndarray) -> None:
+    """Let the system count what was read as its cache, no longer as memory of this process.
+
+    Otherwise it grows with each window until the whole file is in it. Windows cannot.
+    """
+    while isinstance(tokens, np.ndarray):
+        tokens = tokens.base  # a view of a view of ... the file
+    if isinstance(tokens, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        tokens.madvise(mmap.MADV_DONTNEED)
+
+
 class TokenFileDataset(Dataset):
     """Sliding windows over a part of a token file, which stays on the disk.
 
@@ -142,6 +155,7 @@ class TokenFileDataset(Dataset):
         first = idx * self.stride
         window = self.tokens[first : first + self.max_length + 1].astype(np.int64)
         window = torch.from_numpy(window)  # (max_length + 1,)
+        _give_back_pages(self.tokens)
         return window[:-1], window[1:]
 
 
@@ -152,9 +166,12 @@ def create_dataloaders(
     max_length: int,
     stride: int,
     num_workers: int = 0,
+    seed: int | None = None,
 ) -> tuple[DataLoader, DataLoader]:
     """Loaders for training and validation: the beginning and the rest of each file.
 
+    With a ``seed``, the order of the training windows depends on it and on the epoch alone, else
+    on PyTorch's random numbers.
     Raises ``ValueError`` if either part does not fill a single window.
     """
     loaders = []
@@ -167,11 +184,13 @@ def create_dataloaders(
                 "use more text or a shorter context"
             )
         is_training = name == "training"
+        seeded = is_training and seed is not None
         loaders.append(
             DataLoader(
                 windows,
                 batch_size=batch_size,
-                shuffle=is_training,
+                shuffle=is_training and not seeded,
+                sampler=SeededOrder(len(windows), seed) if seeded else None,
                 drop_last=is_training and len(windows) >= batch_size,
                 num_workers=num_workers,
             )
