@@ -108,6 +108,14 @@ ASSETS = {
             sample="short-story.txt",
         ),
         Asset(
+            name="middlemarch",
+            file_name="middlemarch.txt",
+            urls=("https://www.gutenberg.org/cache/epub/145/pg145.txt",),  # mended now and then
+            licence="public domain",
+            description='George Eliot, "Middlemarch" (1871), a long novel to measure training with',
+            sample="short-story.txt",
+        ),
+        Asset(
             name="gpt2-vocab/vocab.bpe",
             file_name="vocab.bpe",
             urls=(f"{OPENAI}/encodings/main/vocab.bpe", f"{OPENAI}/models/124M/vocab.bpe"),
