@@ -8,6 +8,7 @@ from pathlib import Path
 from llms_from_scratch import __version__
 from llms_from_scratch.app.console import one_line, tolerate_any_console
 from llms_from_scratch.app.export import add_export
+from llms_from_scratch.app.plan import add_plan
 from llms_from_scratch.app.serve import add_serve
 from llms_from_scratch.data import ASSETS, DownloadError, cache_dir, cached_path, fetch
 from llms_from_scratch.data.files import atomic_write
@@ -47,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     add_chat(commands)
     add_export(commands)
     add_serve(commands)
+    add_plan(commands)
     args = parser.parse_args(argv)
     tolerate_any_console()
     try:

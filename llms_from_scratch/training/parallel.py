@@ -188,7 +188,9 @@ def replicate(model: nn.Module, device: torch.device) -> nn.Module:
     # The buffers, masks of the attention, are the same everywhere and stay so
     keep_buffers = {new if new in options else "broadcast_buffers": False}
     devices = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, **keep_buffers)
+    return DistributedDataParallel(
+        model, device_ids=devices, gradient_as_bucket_view=True, **keep_buffers
+    )
 
 
 def shard(model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:

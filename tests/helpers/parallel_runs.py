@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.distributed.fsdp import FSDPModule
 
 from llms_from_scratch.ch04 import GPTModel
 from llms_from_scratch.training.distributed import free_port
@@ -85,7 +86,25 @@ def train(team: Alone, folder: Path, name: str, **options) -> dict:
     weights = {name: tensor.clone() for name, tensor in team.state_dict(trainer.model).items()}
     losses = [progress.step_losses, progress.train_losses, progress.val_losses]
     sums = _count_sums(profile) if count else None
-    return {"losses": losses, "tokens": progress.tokens_seen, "weights": weights, "sums": sums}
+    return {
+        "losses": losses,
+        "tokens": progress.tokens_seen,
+        "weights": weights,
+        "sums": sums,
+        "bytes": _own_bytes(trainer.model, trainer.optimizer),
+    }
+
+
+def _own_bytes(model, optimizer) -> dict[str, int]:
+    """What this process keeps between two updates."""
+    if isinstance(model, FSDPModule):
+        model.reshard()
+    numbers = [value for state in optimizer.state.values() for value in state.values()]
+
+    def size(tensors) -> int:
+        return sum(getattr(t, "_local_tensor", t).nbytes for t in tensors)
+
+    return {"weights": size(model.parameters()), "AdamW": size(numbers)}
 
 
 def _count_sums(profile: torch.profiler.profile) -> int:
