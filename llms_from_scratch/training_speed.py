@@ -10,11 +10,14 @@ import math
 import os
 import shutil
 import time
+import weakref
 from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
 import torch.nn as nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
@@ -285,6 +288,43 @@ class TokenClock:
     def _wait(self) -> None:
         if self.device.type != "cpu":
             torch.accelerator.synchronize(self.device)
+
+
+class PeakMemory(TorchDispatchMode):
+    """The most bytes that tensors had at one time while the mode is on; for a CPU, which keeps no
+    such count itself.
+
+    ``start`` are tensors that exist already, such as ``model.parameters()``. What PyTorch needs
+    within an operation, and what compiled code allocates, is not seen.
+    """
+
+    def __init__(self, start: Iterable[torch.Tensor] = ()):
+        super().__init__()
+        self.now = self.peak = 0
+        self.known: set[int] = set()
+        for tensor in start:
+            self.add(tensor)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self.add(leaf)
+        return result
+
+    def add(self, tensor: torch.Tensor) -> None:
+        """Count a tensor's memory, once, until it is given back."""
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self.known:
+            self.known.add(key)
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size
 
 
 def is_distributed() -> bool:

@@ -273,6 +273,50 @@ def test_too_few_updates_give_no_speed():
     assert "too few" in training_speed.summary(1, clock.average, torch.device("cpu"))
 
 
+def test_peak_memory_counts_what_lives_at_the_same_time_and_views_once():
+    given = torch.zeros(100)
+    with training_speed.PeakMemory([given, given]) as memory:
+        assert memory.now == 400
+        first = torch.zeros(1000)
+        view = first[5:]
+        assert memory.now == 4400
+        del first
+        assert memory.now == 4400  # the view keeps it
+        del view
+        assert memory.now == 400
+        other = torch.ones(10, dtype=torch.float64) * 2  # two of 80 bytes for a moment
+    assert (memory.now, memory.peak) == (480, 4400)
+    del given
+    assert memory.now == 80 and len(other) == 10
+
+
+def test_peak_memory_of_training_is_weights_gradients_adamw_and_logits():
+    torch.manual_seed(0)
+    ids = torch.randint(5000, (2, 16, 16))
+    peaks = {}
+    for name, model, calc_loss in (
+        ("whole", GPTModelFast(CONFIG | {"vocab_size": 5000}), calc_loss_batch),
+        (
+            "chunks",
+            GPTModelForTraining(CONFIG | {"vocab_size": 5000}, None, 8),
+            calc_loss_in_chunks,
+        ),
+    ):
+        optimizer = make_optimizer(model, SETTINGS)
+        for _ in range(2):
+            states = [t for state in optimizer.state.values() for t in state.values()]
+            gradients = [p.grad for p in model.parameters() if p.grad is not None]
+            with training_speed.PeakMemory([*model.parameters(), *states, *gradients]) as memory:
+                optimizer.zero_grad()
+                calc_loss(*ids, model, "cpu").backward()
+                optimizer.step()
+        peaks[name] = memory.peak
+    kept = 16 * sum(p.numel() for p in model.parameters())
+    logits = 4 * 256 * 5000
+    assert peaks["whole"] > kept + 1.5 * logits
+    assert kept <= peaks["chunks"] < kept + 0.5 * logits
+
+
 def test_a_loader_without_batches_is_named():
     with pytest.raises(ValueError, match="the training data have no batch"):
         train_model_simple_with_timing(None, [], [], None, "cpu", 1, 1, 1, "a")
