@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import multiprocessing
 import shutil
+import warnings
 from pathlib import Path
 
 from llms_from_scratch.app.quick_help import skip_imports_for_help
@@ -133,7 +134,7 @@ def report(folder: Path, args, grid: dict, model_config: dict) -> None:
     search, texts = search_in(folder, args, grid, model_config), Texts.split(load_text(args.data))
     with atomic_write(folder / "trials.csv") as temporary:
         search.study.trials_dataframe().to_csv(temporary, index=False)
-    draw(search.study, folder)
+    draw(search.study, folder, grid)
     best, device = search.best(), pick_device(args.device)
     model, train_loss, val_loss = train_configuration(best.params, texts, model_config, device)
     test_loader = loader_of(texts.test, best.params["batch_size"], model_config["context_length"])
@@ -151,24 +152,52 @@ def report(folder: Path, args, grid: dict, model_config: dict) -> None:
     print(f"{folder / 'best.json'} can be given to gpt_train.py --settings")
 
 
-def draw(study: optuna.Study, folder: Path) -> None:
-    """History, importance of each hyperparameter, and all configurations side by side."""
+def draw(study: optuna.Study, folder: Path, grid: dict) -> None:
+    """History, importance of each hyperparameter, and all configurations side by side.
+
+    Hyperparameters with a single value are left out: they explain nothing.
+    """
     from optuna.importance import PedAnovaImportanceEvaluator
     from optuna.visualization import matplotlib as visualization
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    varied = [name for name, values in grid.items() if len(values) > 1]
+    name = {"target_name": "Validation loss"}
     drawings = (
-        lambda: visualization.plot_optimization_history(study),
+        lambda: visualization.plot_optimization_history(study, **name),
         lambda: visualization.plot_param_importances(
-            study, evaluator=PedAnovaImportanceEvaluator()
+            study, evaluator=PedAnovaImportanceEvaluator(), params=varied, **name
         ),
-        lambda: visualization.plot_parallel_coordinate(study),
+        lambda: visualization.plot_parallel_coordinate(study, params=varied, **name),
     )
-    for name, drawing in zip(PLOTS, drawings, strict=True):
-        axes = drawing()
-        axes.figure.set_size_inches(9, 4.5)
-        axes.figure.savefig(folder / f"{name}.png", bbox_inches="tight")
+    trained = len(study.get_trials(states=[optuna.trial.TrialState.COMPLETE]))
+    titles = (
+        f"{trained} configurations trained to the end",
+        f"What tells the best of {trained} configurations from the others",
+        "Each line is a configuration; dark ones are good",
+    )
+    for plot, drawing, title in zip(PLOTS, drawings, titles, strict=True):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Optuna calls these plots experimental
+            axes = drawing()
+        make_readable(axes, title)
+        axes.figure.savefig(folder / f"{plot}.png", bbox_inches="tight")
         plt.close("all")
+
+
+def make_readable(axes, title: str) -> None:
+    """Numbers on white, no lines through them, and a legend only where it tells things apart."""
+    figure = axes.figure
+    figure.set_size_inches(9, 4.5)
+    axes.set_title("", loc="left")
+    axes.set_title(title)
+    for part in figure.axes:
+        part.grid(False)
+        for label in part.get_yticklabels() if len(figure.axes) > 2 else []:
+            label.set_bbox({"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1})
+    legend = axes.get_legend()
+    if legend is not None and len(legend.get_texts()) == 1:
+        legend.remove()
 
 
 def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
