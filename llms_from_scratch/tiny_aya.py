@@ -5,8 +5,8 @@ at once; the norm is LayerNorm again, without a shift; only layers with a window
 neighbouring pairs of numbers, and those that see everything know no positions at all; logits have
 a scale.
 
-The architecture is called Cohere2 on the hub. Sources: Cohere, "Command A: An Enterprise-Ready
-Large Language Model" (2025); Wang and Komatsuzaki, "GPT-J-6B" (2021), for the parallel block.
+The architecture is called Cohere2 on the hub. Sources: that model in ``transformers``, with which
+the tests compare; Wang and Komatsuzaki, "GPT-J-6B" (2021), for the parallel block.
 """
 
 from collections.abc import Mapping

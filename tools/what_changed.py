@@ -1,6 +1,6 @@
-"""Write the table of "What changed from GPT-2 to Qwen3.5" from the configuration dictionaries.
+"""Write the tables of "What changed from GPT-2 to Gemma 4" from the configuration dictionaries.
 
-    python tools/what_changed.py            # rewrite the table in ch05/what-changed/README.md
+    python tools/what_changed.py            # rewrite the tables in ch05/what-changed/README.md
     python tools/what_changed.py --check    # change nothing, exit with 1 if the page differs
 
 What a configuration does not say is read off the model, made without memory on the meta device;
@@ -11,7 +11,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from llms_from_scratch.app.quick_help import skip_imports_for_help
@@ -22,16 +22,19 @@ if __name__ == "__main__":
 import torch
 import torch.nn as nn
 
-from llms_from_scratch import ch04, gemma3, llama2, llama3, olmo3, qwen3, qwen3_5, tiny_aya
+from llms_from_scratch import ch04, gemma3, gemma4, llama2, llama3, olmo3, qwen3, qwen3_5, tiny_aya
 from llms_from_scratch.blocks.delta_rule import GatedDeltaNet
 from llms_from_scratch.blocks.feed_forward import MoEFeedForward
 from llms_from_scratch.blocks.rope import no_positions
+from llms_from_scratch.kv_cache.measure import kept_bytes
+from llms_from_scratch.kv_cache.optimized import with_cache
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "ch05" / "what-changed" / "README.md"
 BEGIN, END = "<!-- table: tools/what_changed.py -->\n", "<!-- end of table -->\n"
 BYTES = 2  # of a number in bfloat16
-BASES = ("rope_base", "rope_local_base")
+CACHES_BEGIN = "<!-- table of caches: tools/what_changed.py -->\n"
+BASES = ("rope_base", "rope_global_base", "rope_local_base")
 
 
 @dataclass(frozen=True)
@@ -64,32 +67,52 @@ class Model:
         return getattr(self.on_meta, "windows", [None] * self.cfg["n_layers"])
 
     @property
+    def mixers(self) -> list[nn.Module]:
+        """What lets tokens know of each other, layer by layer: attention, or a memory."""
+        blocks = self.on_meta.trf_blocks
+        return [block.att if hasattr(block, "att") else block.token_mixer for block in blocks]
+
+    @property
     def attention(self) -> nn.Module:
         """That of the first layer that has it."""
-        return next(block.att for block in self.on_meta.trf_blocks if hasattr(block, "att"))
+        return next(mixer for mixer in self.mixers if not isinstance(mixer, GatedDeltaNet))
 
     @property
     def memories(self) -> list[GatedDeltaNet]:
         """The layers with a memory in the place of attention."""
-        return [part for part in self.on_meta.modules() if isinstance(part, GatedDeltaNet)]
+        return [mixer for mixer in self.mixers if isinstance(mixer, GatedDeltaNet)]
 
     def cache_bytes(self, num_tokens: int) -> int:
         """Keys and values of so many tokens, in bfloat16; a window keeps all but its last.
 
-        Memories are in float32, and have a convolution's last inputs beside them.
+        Memories are in float32, and have a convolution's last inputs beside them. A layer that
+        looks at another's keys keeps none.
         """
-        windows = self.windows[: len(self.windows) - len(self.memories)]
-        columns = (num_tokens if w is None else min(num_tokens, w - 1) for w in windows)
-        fixed = sum(
-            m.num_value_heads * m.key_head_dim * m.value_head_dim * torch.float32.itemsize
-            + m.conv_dim * (m.conv_size - 1) * BYTES
-            for m in self.memories
-        )
-        return sum(columns) * 2 * self.kv_heads * self.head_dim * BYTES + fixed
+        total = 0
+        for mixer, window in zip(self.mixers, self.windows, strict=True):
+            if isinstance(mixer, GatedDeltaNet):
+                memory = mixer.num_value_heads * mixer.key_head_dim * mixer.value_head_dim
+                inputs = mixer.conv_dim * (mixer.conv_size - 1)
+                total += memory * torch.float32.itemsize + inputs * BYTES
+            elif not getattr(mixer, "is_kv_shared_layer", False):
+                columns = num_tokens if window is None else min(num_tokens, window - 1)
+                total += columns * 2 * self.kv_heads * mixer.head_dim * BYTES
+        return total
+
+    def kept_bytes(self, num_tokens: int) -> int:
+        """The same, measured: what a cache holds after a run on the meta device, in bfloat16."""
+
+        def make() -> nn.Module:
+            model = self.model_class(self.cfg)
+            return with_cache(model) if isinstance(model, ch04.GPTModel) else model
+
+        return kept_bytes(lambda: make().to(torch.bfloat16), num_tokens)
 
 
 GPT2_CONFIG = ch04.BASE_CONFIG | ch04.model_configs["gpt2-small (124M)"]
 AYA_CONFIG = tiny_aya.TINY_AYA_CONFIG | {"tie_embeddings": False}  # ``tied`` counts it once
+E2B_CONFIG = gemma4.GEMMA4_CONFIG_E2B | {"tie_word_embeddings": False}
+E4B_CONFIG = gemma4.GEMMA4_CONFIG_E4B | {"tie_word_embeddings": False}
 BYTE_PAIRS, PIECES = "byte pairs", "SentencePiece"
 MODELS = (
     Model("GPT-2 124M", "ch04.py", ch04.GPTModel, GPT2_CONFIG, BYTE_PAIRS, True),
@@ -117,13 +140,19 @@ MODELS = (
         BYTE_PAIRS,
         True,
     ),
+    Model("Gemma 4 E2B", "gemma4.py", gemma4.Gemma4DenseModel, E2B_CONFIG, PIECES, True),
 )
+E4B = Model("Gemma 4 E4B", "gemma4.py", gemma4.Gemma4DenseModel, E4B_CONFIG, PIECES, True)
+WITH_CACHES = (MODELS[0], *MODELS[-3:], E4B)
+LENGTHS = (256, 1024, 8192)
 
 
 def norm_of(model: Model) -> str:
     kind = type(model.on_meta.final_norm)
     begins_at_zero = all(not p.any() for p in kind(4).parameters())
-    name = "LayerNorm without shift" if kind is tiny_aya.CohereLayerNorm else kind.__name__
+    name = kind.__name__.removeprefix("Gemma4")
+    if kind is tiny_aya.CohereLayerNorm:
+        name = "LayerNorm without shift"
     return name + (", by 1 + weight" if begins_at_zero else "")
 
 
@@ -142,7 +171,8 @@ def query_key_norm_of(model: Model) -> str:
     if norm is None:
         return "no"
     (parameter,) = norm.parameters()
-    return "per head" if len(parameter) == model.head_dim else "all heads at once"
+    place = "per head" if len(parameter) == model.head_dim else "all heads at once"
+    return place + (", values too" if hasattr(model.attention, "v_norm") else "")
 
 
 def positions_of(model: Model) -> str:
@@ -155,13 +185,20 @@ def positions_of(model: Model) -> str:
         text += f"; {cfg['rope_type'].replace('yarn', 'YaRN')} × {cfg['rope_factor']:.0f}"
     if cfg.get("partial_rotary_factor"):
         text += f"; {cfg['partial_rotary_factor']:.0%} of each head"
+    if cfg.get("rope_global_partial_rotary_factor"):
+        share = cfg["rope_global_partial_rotary_factor"]
+        text += f"; {share:.0%} of the pairs in layers that see everything"
     if model.on_meta.ropes["full_attention"] is no_positions:
         text += "; none in layers that see everything"
     return text
 
 
 def feed_forward_of(model: Model) -> str:
-    layer, cfg = model.on_meta.trf_blocks[0].ff, model.cfg
+    block, cfg = model.on_meta.trf_blocks[0], model.cfg
+    layer = block.ff if hasattr(block, "ff") else block.mlp
+    if isinstance(layer, gemma4.Gemma4FeedForward):
+        double = cfg["num_kv_shared_layers"] if cfg["use_double_wide_mlp"] else 0
+        return f"GeGLU {cfg['hidden_dim']:,}, twice that in {double} of {cfg['n_layers']} layers"
     if isinstance(layer, MoEFeedForward):
         chosen, hidden = layer.num_experts_per_tok, cfg["moe_intermediate_size"]
         return f"SwiGLU {hidden:,}, {chosen} of {layer.num_experts} experts"
@@ -180,6 +217,21 @@ def window_of(model: Model) -> str:
 def memories_of(model: Model) -> str:
     count = len(model.memories)
     return f"gated delta rule in {count} of {len(model.windows)} layers" if count else "none"
+
+
+def head_dim_of(model: Model) -> str:
+    wide = model.cfg.get("global_head_dim")
+    return f"{model.head_dim}" + (f", {wide} in layers that see everything" if wide else "")
+
+
+def sharing_of(model: Model) -> str:
+    count = sum(getattr(mixer, "is_kv_shared_layer", False) for mixer in model.mixers)
+    return f"{count} of {len(model.mixers)}" if count else "none"
+
+
+def vectors_of(model: Model) -> str:
+    width = model.cfg.get("hidden_size_per_layer_input")
+    return f"{width} numbers" if width else "none"
 
 
 def sublayers_of(model: Model) -> str:
@@ -206,11 +258,17 @@ ROWS: dict[str, Callable[[Model], str]] = {
     "layers": lambda m: str(m.cfg["n_layers"]),
     "heads of queries": lambda m: str(m.cfg["n_heads"]),
     "heads of keys and values": lambda m: str(m.kv_heads),
-    "`head_dim`": lambda m: str(m.head_dim),
+    "`head_dim`": head_dim_of,
     "biases": lambda m: "yes" if m.cfg.get("qkv_bias") else "no",
     "feed-forward": feed_forward_of,
     "window": window_of,
     "memory instead of attention": memories_of,
+    "layers with the keys of another": sharing_of,
+    "a token's vector for each layer": vectors_of,
+    "scores divided by the root of `head_dim`": lambda m: (
+        "no" if isinstance(m.attention, gemma4.Gemma4Attention) else "yes"
+    ),
+    "bound of logits": lambda m: f"{m.cfg.get('final_logit_softcap') or 'none'}".removesuffix(".0"),
     "output layer is the embedding": lambda m: "yes" if m.tied else "no",
     "context": lambda m: f"{m.cfg['context_length']:,}",
     "tokenizer": lambda m: m.tokenizer,
@@ -253,13 +311,41 @@ def texts_of(title: str) -> list[str]:
     return [text if text == old else f"**{text}**" for text, old in zip(texts, before, strict=True)]
 
 
+@cache
+def measured() -> dict[str, dict[int, int]]:
+    """Bytes that each model's cache holds, for as many tokens as its context has room for."""
+    return {
+        model.name: {n: model.kept_bytes(n) for n in LENGTHS if n <= model.cfg["context_length"]}
+        for model in WITH_CACHES
+    }
+
+
+def table_of_caches() -> str:
+    """Bytes per token, and how many times as many as GPT-2's."""
+    titles = " | ".join(f"{n:,} tokens" for n in LENGTHS)
+    lines = [f"| | {titles} |", "|---" * (len(LENGTHS) + 1) + "|"]
+    sizes = measured()
+    of_gpt2 = sizes[MODELS[0].name][LENGTHS[0]] / LENGTHS[0]
+    for name, kept in sizes.items():
+        texts = (
+            f"{kept[n] / n:,.0f} (× {kept[n] / n / of_gpt2:.2f})" if n in kept else "context ends"
+            for n in LENGTHS
+        )
+        lines.append(f"| {name} | {' | '.join(texts)} |")
+    return "\n".join(lines) + "\n"
+
+
 def page_with_table(page: str) -> str:
-    """The page with the table between its marks; ``ValueError`` if they are not there."""
-    head, begin, rest = page.partition(BEGIN)
+    """The page with the tables between their marks; ``ValueError`` if they are not there."""
+    return with_table(with_table(page, BEGIN, table), CACHES_BEGIN, table_of_caches)
+
+
+def with_table(page: str, mark: str, make: Callable[[], str]) -> str:
+    head, begin, rest = page.partition(mark)
     _, end, tail = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"{PAGE.name} lacks {BEGIN.strip()!r} or {END.strip()!r}")
-    return head + BEGIN + table() + END + tail
+        raise ValueError(f"{PAGE.name} lacks {mark.strip()!r} or {END.strip()!r}")
+    return head + mark + make() + END + tail
 
 
 def main() -> int:
@@ -269,13 +355,13 @@ def main() -> int:
     page = PAGE.read_text(encoding="utf-8")
     wanted = page_with_table(page)
     if page == wanted:
-        print(f"the table in {PAGE.relative_to(ROOT)} is what the configurations say")
+        print(f"the tables in {PAGE.relative_to(ROOT)} are what the configurations say")
         return 0
     if args.check:
         print(f"{PAGE.relative_to(ROOT)} differs: run python tools/what_changed.py")
         return 1
     PAGE.write_text(wanted, encoding="utf-8")
-    print(f"{PAGE.relative_to(ROOT)}: table rewritten")
+    print(f"{PAGE.relative_to(ROOT)}: tables rewritten")
     return 0
 
 
