@@ -158,13 +158,13 @@ def test_pretraining_is_the_same_for_any_number_of_processes_and_goes_on_in_any_
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("mode", ["ddp", "fsdp"])
 def test_20_kills_cost_the_updates_since_the_last_checkpoint_and_never_a_checkpoint(folder, mode):
-    options = ["--data_dir", "books", "--debug", "--n_epochs", 40, "--save_ckpt_freq", 5]
+    options = ["--data_dir", "books", "--debug", "--n_epochs", 80, "--save_ckpt_freq", 5]
     options += ["--eval_freq", 50, "--parallel", mode]
     dice, every = random.Random(7), 5
     for kills in range(20):
         process = start(folder, 2, PRETRAIN, *options, "--output_dir", "killed", *resume(kills))
         kill_a_rank(process, folder / "killed", dice)
-        logged = len((folder / "killed/train-log.jsonl").read_text().splitlines())
+        logged = steps_logged(folder / "killed/train-log.jsonl")
         saved = steps_saved(folder / "killed", mode)
         assert saved >= (logged - 1) // every * every, (kills, logged, saved)
         assert saved > 0
@@ -186,14 +186,14 @@ def resume(kills: int) -> list[str]:
 
 
 def kill_a_rank(process, folder: Path, dice: random.Random) -> None:
-    """Kill one rank, at a random moment after it has begun to train and has a checkpoint."""
+    """Kill one rank, at a random moment after it has begun, or gone on, and has a checkpoint."""
     log = folder / "train-log.jsonl"
-    before = len(log.read_text().splitlines()) if log.exists() else 0
+    written = log.stat().st_mtime_ns if log.exists() else 0
     deadline = time.monotonic() + 200
-    while not log.exists() or len(log.read_text().splitlines()) < max(6, before):
+    while not log.exists() or log.stat().st_mtime_ns == written or steps_logged(log) < 6:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
-    time.sleep(dice.uniform(0, 1.5))
+    time.sleep(dice.uniform(0, 0.4))
     ranks = [
         child
         for child in psutil.Process(process.pid).children(recursive=True)
@@ -202,6 +202,10 @@ def kill_a_rank(process, folder: Path, dice: random.Random) -> None:
     dice.choice(ranks).kill()
     process.communicate(timeout=100)
     assert process.returncode != 0
+
+
+def steps_logged(log: Path) -> int:
+    return len(log.read_text(encoding="utf-8").splitlines())
 
 
 def steps_saved(folder: Path, mode: str) -> int:
