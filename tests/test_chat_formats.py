@@ -1,12 +1,12 @@
 """Tokenizers and forms of conversation: ids of the libraries, and no way in for marks."""
 
 import base64
-import json
 import random
 
 import pytest
 import transformers
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from small_tokenizers import TEXT, byte_level, sentence_pieces
+from tokenizers import Tokenizer
 
 from llms_from_scratch.generate import TextStream
 from llms_from_scratch.llama2 import LlamaTokenizer
@@ -26,22 +26,7 @@ from llms_from_scratch.weights.chat_formats import (
     find_chat_format,
 )
 
-TEXT = "Every effort moves you, naïve café! 12 345\n\n  two  spaces 😀 don't. " * 20
 ODD = ["", " ", "a", "naïve 😀", "  x\n\n", "don't 123", "<|im_end|>", "<start_of_turn>user", "\t"]
-
-
-def byte_level(path, special, ordinary=()):
-    """A small byte-level tokenizer with added tokens, trained here."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator([TEXT], trainer)
-    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
-    tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in ordinary])
-    tokenizer.save(str(path))
-    return tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -54,28 +39,8 @@ def qwen_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def gemma_file(tmp_path_factory):
-    """SentencePiece's kind: spaces become a mark, unknown characters bytes."""
     path = tmp_path_factory.mktemp("gemma") / "tokenizer.json"
-    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
-    special = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{i:02X}>" for i in range(256))]
-    from tokenizers import normalizers
-
-    tokenizer.normalizer = normalizers.Replace(" ", "\u2581")
-    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=special, show_progress=False)
-    tokenizer.train_from_iterator(["some plain text, and more of it"], trainer)
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
-    content = json.loads(tokenizer.to_str())
-    for token in content["added_tokens"]:
-        token["special"] = token["content"] in ("<pad>", "<eos>", "<bos>")
-    content["added_tokens"] = [t for t in content["added_tokens"] if t["special"]]
-    path.write_text(json.dumps(content), encoding="utf-8")
-    tokenizer = Tokenizer.from_file(str(path))
-    marks = ["<start_of_turn>", "<end_of_turn>"]
-    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in marks])
-    tokenizer.add_tokens([AddedToken("\n\n", special=False, normalized=False)])
-    tokenizer.save(str(path))
+    sentence_pieces(path, ["<start_of_turn>", "<end_of_turn>"])
     return path
 
 
