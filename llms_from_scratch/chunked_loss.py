@@ -38,7 +38,7 @@ def chunked_cross_entropy(
     0.00025
     """
     num_classes = len(weight) if num_classes is None else num_classes
-    _check_shapes(hidden, weight, targets, chunk_size, num_classes)
+    _check_fit(hidden, weight, targets, chunk_size, num_classes)
     if targets.device.type == "cpu" and not torch.compiler.is_compiling():
         _check_targets(targets, num_classes, ignore_index)
     device_type, dtype = hidden.device.type, torch.promote_types(hidden.dtype, weight.dtype)
@@ -113,7 +113,7 @@ def logits_to_gradient_(
     return loss
 
 
-def _check_shapes(hidden, weight, targets, chunk_size: int, num_classes: int) -> None:
+def _check_fit(hidden, weight, targets, chunk_size: int, num_classes: int) -> None:
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     if weight.dim() != 2 or hidden.shape[-1] != weight.shape[1]:

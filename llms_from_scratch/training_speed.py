@@ -18,8 +18,7 @@ import torch.distributed as dist
 import torch.nn as nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader
-from torch.utils.data.distributed import DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler
 
 from llms_from_scratch.ch02 import GPTDatasetV1
 from llms_from_scratch.ch03 import PyTorchMultiHeadAttention
