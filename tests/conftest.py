@@ -13,6 +13,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from progress import Progress
 
 ROOT = Path(__file__).resolve().parent.parent
 OFFLINE = Path(__file__).parent / "offline"
@@ -42,6 +43,12 @@ if in_main_thread and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # A busy machine is slow, not wrong: an example may take as long as its whole test may
 hypothesis.settings.register_profile("any-machine", deadline=None)
 hypothesis.settings.load_profile("any-machine")
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):  # not in a worker
+        terminal = config.pluginmanager.get_plugin("terminalreporter")
+        config.pluginmanager.register(Progress(terminal))
 
 
 def pytest_collection_modifyitems(items):
