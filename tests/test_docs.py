@@ -56,7 +56,9 @@ class Block:
                 if words[:2] == ["uv", "run"]:
                     words = words[2:]
                     while words[0].startswith("--"):
-                        words.pop(0)
+                        option = words.pop(0)
+                        if option in ("--group", "--extra"):
+                            words.pop(0)
                     if words[0].endswith(".py"):
                         words.insert(0, "python")
                 if words:
