@@ -45,6 +45,7 @@ hypothesis.settings.register_profile("any-machine", deadline=None)
 hypothesis.settings.load_profile("any-machine")
 
 
+@pytest.hookimpl(trylast=True)  # when there is a terminal reporter
 def pytest_configure(config):
     if not hasattr(config, "workerinput"):  # not in a worker
         terminal = config.pluginmanager.get_plugin("terminalreporter")
