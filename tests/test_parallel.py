@@ -22,7 +22,7 @@ from llms_from_scratch.training.checkpoint import CheckpointError
 from llms_from_scratch.training.data_order import RankBatches, SeededOrder
 from llms_from_scratch.training.distributed import free_port
 from llms_from_scratch.training.parallel import Alone, check_divisible, join, leave
-from llms_from_scratch.training.plan import Run, memory
+from llms_from_scratch.training.plan import PlannedRun, memory
 from llms_from_scratch.training.sharded import newest, read_sharded_model
 from llms_from_scratch.training.token_files import TokenFileDataset
 from llms_from_scratch.weights.pretrained import load_pretrained
@@ -139,7 +139,7 @@ def test_one_process_goes_on_with_what_ddp_has_saved(runs):
 @pytest.mark.parametrize("mode", ["ddp", "fsdp"])
 def test_each_process_keeps_what_the_plan_says(runs, mode, size):
     done, _ = runs
-    planned = memory(Run(CONFIG, 8, mode, size))
+    planned = memory(PlannedRun(CONFIG, 8, mode, size))
     for purpose, measured in done[f"{mode}-{size}"]["bytes"].items():
         assert measured == pytest.approx(planned[purpose], rel=0.15), purpose
 

@@ -12,7 +12,7 @@ from llms_from_scratch.ch05 import calc_loss_batch
 from llms_from_scratch.flops import bytes_kept_for_backward, count_flops
 from llms_from_scratch.training.parallel import checkpoint_activations
 from llms_from_scratch.training.plan import (
-    Run,
+    PlannedRun,
     count_parameters,
     flops_per_token,
     hours,
@@ -32,7 +32,7 @@ CONFIG = GPT_CONFIG_124M | {
 class Training:
     """One step after the other, as the trainer makes them."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: PlannedRun):
         self.model = GPTModel(run.cfg)
         if run.activation_checkpointing:
             checkpoint_activations(self.model)
@@ -71,17 +71,17 @@ class Training:
 @pytest.mark.parametrize("dtype", ["float32", "bf16"])
 @pytest.mark.parametrize("again", [False, True])
 def test_a_real_step_takes_the_memory_that_was_planned(rows, dtype, again):
-    check_a_real_step(Run(CONFIG, rows, dtype=dtype, activation_checkpointing=again), 0.1)
+    check_a_real_step(PlannedRun(CONFIG, rows, dtype=dtype, activation_checkpointing=again), 0.1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("again", [False, True])
 def test_a_real_step_of_gpt2_small_takes_the_memory_that_was_planned(again):
     cfg = GPT_CONFIG_124M | {"context_length": 256}
-    check_a_real_step(Run(cfg, 2, activation_checkpointing=again), 0.15)
+    check_a_real_step(PlannedRun(cfg, 2, activation_checkpointing=again), 0.15)
 
 
-def check_a_real_step(run: Run, tolerance: float) -> None:
+def check_a_real_step(run: PlannedRun, tolerance: float) -> None:
     training = Training(run)
     training.step()
     kept = training.bytes_between_steps()
@@ -94,7 +94,7 @@ def check_a_real_step(run: Run, tolerance: float) -> None:
 
 
 def test_activations_are_those_that_autograd_keeps():
-    training, planned = Training(run := Run(CONFIG, 4)), memory(Run(CONFIG, 4))
+    training, planned = Training(run := PlannedRun(CONFIG, 4)), memory(PlannedRun(CONFIG, 4))
     logits = 4 * run.rows * CONFIG["context_length"] * CONFIG["vocab_size"]
     kept = bytes_kept_for_backward(training.model, training.loss)
     assert kept == pytest.approx(planned["activations"] + logits, rel=0.01)
@@ -111,7 +111,7 @@ def test_parameters_are_those_of_the_model(size):
 
 @pytest.mark.parametrize("again", [False, True])
 def test_arithmetic_is_what_pytorch_counts(again):
-    run = Run(CONFIG, 2, activation_checkpointing=again)
+    run = PlannedRun(CONFIG, 2, activation_checkpointing=again)
     training = Training(run)
     counted = count_flops(lambda: training.loss().backward())
     assert flops_per_token(run) * training.ids.numel() == pytest.approx(counted, rel=0.01)
@@ -119,17 +119,17 @@ def test_arithmetic_is_what_pytorch_counts(again):
 
 def test_each_way_to_save_memory_saves_some():
     runs = [
-        Run(CONFIG, 8, "ddp", 2),
-        Run(CONFIG, 8, "fsdp", 2),
-        Run(CONFIG, 8, "fsdp", 4),
-        Run(CONFIG, 8, "fsdp", 4, activation_checkpointing=True),
+        PlannedRun(CONFIG, 8, "ddp", 2),
+        PlannedRun(CONFIG, 8, "fsdp", 2),
+        PlannedRun(CONFIG, 8, "fsdp", 4),
+        PlannedRun(CONFIG, 8, "fsdp", 4, activation_checkpointing=True),
     ]
     assert all(peak(more) > peak(less) for more, less in pairwise(runs))
-    assert peak(Run(CONFIG, 8)) < peak(Run(CONFIG, 8, accumulate=2))  # gradients stay
+    assert peak(PlannedRun(CONFIG, 8)) < peak(PlannedRun(CONFIG, 8, accumulate=2))  # gradients stay
 
 
 def test_hours_come_from_either_speed():
-    run = Run(CONFIG, 8, "ddp", 4)
+    run = PlannedRun(CONFIG, 8, "ddp", 4)
     assert hours(run, 7.2e6, tokens_per_second=1000) == 2
     tflops = flops_per_token(run) * 250 / 1e12
     assert hours(run, 7.2e6, tflops=tflops) == pytest.approx(2)

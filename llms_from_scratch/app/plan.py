@@ -30,13 +30,13 @@ def add_plan(commands) -> None:
 
 def plan_command(args: argparse.Namespace) -> int:
     """Print a table of memory for one process, and the time."""
-    from llms_from_scratch.training.plan import Run, count_parameters, memory, peak
+    from llms_from_scratch.training.plan import PlannedRun, count_parameters, memory, peak
 
     _check_numbers(args)
     cfg = _config_of(args.model)
     if args.context_length:
         cfg = cfg | {"context_length": args.context_length}
-    run = Run(
+    run = PlannedRun(
         cfg,
         args.batch_size,
         args.parallel,

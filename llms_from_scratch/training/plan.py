@@ -18,7 +18,7 @@ FLOAT32 = 4  # bytes
 
 
 @dataclass(frozen=True)
-class Run:
+class PlannedRun:
     """What is to be trained, and how; ``batch_size`` counts the rows of all ``ranks`` together."""
 
     cfg: dict
@@ -45,7 +45,7 @@ class Run:
         return self.batch_size // self.ranks
 
 
-def memory(run: Run) -> dict[str, int]:
+def memory(run: PlannedRun) -> dict[str, int]:
     """Bytes that one process needs, by purpose; not all at the same time, see ``peak``."""
     whole, block = count_parameters(run.cfg)
     own = whole // run.ranks if run.parallel == "fsdp" else whole
@@ -61,7 +61,7 @@ def memory(run: Run) -> dict[str, int]:
     }
 
 
-def peak(run: Run) -> int:
+def peak(run: PlannedRun) -> int:
     """Bytes that one process needs at most.
 
     Gradients come while activations go. So the peak is at the start of the backward pass, when all
@@ -94,7 +94,7 @@ def count_parameters(cfg: dict) -> tuple[int, int]:
     return rest + cfg["n_layers"] * block, block
 
 
-def _weights_in_use(run: Run, whole: int, block: int) -> int:
+def _weights_in_use(run: PlannedRun, whole: int, block: int) -> int:
     """Copies in the precision of the computation.
 
     With ``fsdp``, those that belong to no block, and two blocks: one is computed while the next one
@@ -106,11 +106,11 @@ def _weights_in_use(run: Run, whole: int, block: int) -> int:
     return size * whole if run.dtype != "float32" else 0
 
 
-def _logits(run: Run) -> int:
+def _logits(run: PlannedRun) -> int:
     return FLOAT32 * run.rows * run.cfg["context_length"] * run.cfg["vocab_size"]
 
 
-def _activations(run: Run) -> int:
+def _activations(run: PlannedRun) -> int:
     block = _block_activations(run)
     rest = _kept(run, layers=1) - block - _logits(run)
     if run.activation_checkpointing:  # only the input of each block is kept
@@ -119,11 +119,11 @@ def _activations(run: Run) -> int:
     return rest + run.cfg["n_layers"] * block
 
 
-def _block_activations(run: Run) -> int:
+def _block_activations(run: PlannedRun) -> int:
     return _kept(run, layers=2) - _kept(run, layers=1)
 
 
-def _kept(run: Run, layers: int) -> int:
+def _kept(run: PlannedRun, layers: int) -> int:
     """Bytes that a model of so many blocks keeps for its backward pass."""
     with torch.device("meta"):
         model = GPTModel(run.cfg | {"n_layers": layers}).to(DTYPES[run.dtype])
@@ -133,7 +133,7 @@ def _kept(run: Run, layers: int) -> int:
     )
 
 
-def flops_per_token(run: Run) -> float:
+def flops_per_token(run: PlannedRun) -> float:
     """Forward and backward pass, and with checkpointing a second forward pass of the blocks."""
     length = run.cfg["context_length"]
     flops = training_flops(run.cfg, 1, length)
@@ -144,7 +144,11 @@ def flops_per_token(run: Run) -> float:
 
 
 def hours(
-    run: Run, tokens: float, *, tokens_per_second: float | None = None, tflops: float | None = None
+    run: PlannedRun,
+    tokens: float,
+    *,
+    tokens_per_second: float | None = None,
+    tflops: float | None = None,
 ) -> float:
     """Time for so many tokens, at a speed of all processes together, or at TFLOP/s of each."""
     if tokens_per_second is None:

@@ -32,8 +32,10 @@ from llms_from_scratch.training.checkpoint import (
     set_rng_state,
 )
 
-NEW, REST, METADATA = ".new", "training.pth", ".metadata"
-METADATA_CLASSES = {
+NEW = ".new"
+REST = "training.pth"
+DESCRIPTION_FILE = ".metadata"
+CLASSES_IN_DESCRIPTION = {
     "torch.distributed.checkpoint.metadata": {
         "BytesStorageMetadata",
         "ChunkStorageMetadata",
@@ -156,10 +158,10 @@ def read_rest(path: Path) -> dict:
 def read_metadata(path: Path):
     """Which tensors a checkpoint has, and where; ``CheckpointError`` for anything else in it."""
     try:
-        metadata = _MetadataUnpickler(io.BytesIO((path / METADATA).read_bytes())).load()
+        metadata = _MetadataUnpickler(io.BytesIO((path / DESCRIPTION_FILE).read_bytes())).load()
         kinds = {type(entry) for entry in metadata.state_dict_metadata.values()}
     except Exception as error:
-        raise CheckpointError(f"{path / METADATA} cannot be read: {error}") from None
+        raise CheckpointError(f"{path / DESCRIPTION_FILE} cannot be read: {error}") from None
     if kinds - {TensorStorageMetadata}:
         raise CheckpointError(f"{path} holds more than tensors: no checkpoint of this project")
     return metadata
@@ -171,7 +173,7 @@ class _MetadataUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str):
         if module.split(".")[0] == "pathlib":
             return PurePath  # a Windows path can be read elsewhere too
-        if name not in METADATA_CLASSES.get(module, ()):
+        if name not in CLASSES_IN_DESCRIPTION.get(module, ()):
             raise CheckpointError(f"it asks for {module}.{name}")
         return super().find_class(module, name)
 
