@@ -259,7 +259,7 @@ def compare(config, shape, dtype, device, args) -> None:
     batches = [(inputs, targets) for inputs, targets in ids]
     weights, steps = start_weights(config), {}
     for name, (make, options) in candidates(config, dtype, device, args.compile).items():
-        if args.only and name not in args.only:
+        if args.rows and name not in args.rows:
             continue
         model = make(config)
         load(model, weights)
@@ -287,7 +287,7 @@ def print_results(wall: dict, cpu: dict, losses: dict, tokens: int, title: str) 
     """A Markdown table; ratios to the best peer are medians over the rounds."""
     peers = [name for name in wall if name.startswith(("transformers", "nanoGPT"))]
     if not peers:
-        raise SystemExit("--only leaves no peer to compare with")
+        raise SystemExit("--rows leaves no peer to compare with")
     best = min(peers, key=lambda name: statistics.median(wall[name]))
     best_cpu = min(peers, key=lambda name: statistics.median(cpu[name]))
     print(f"\n| {title} | tokens/s | ratio to {best} | ratio of CPU time to {best_cpu} | loss |")
@@ -315,7 +315,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     parser.add_argument("--compile", action="store_true", help="measure compiled blocks too")
     parser.add_argument(
-        "--only",
+        "--rows",
         nargs="+",
         metavar="NAME",
         help="these rows of the table: all need 15 GB of memory (default: all)",
