@@ -231,6 +231,28 @@ def test_resuming_with_other_data_or_settings_is_refused(finished, tmp_path, tex
     assert contents(finished) == before
 
 
+@pytest.mark.parametrize(
+    ("settings", "args", "message"),
+    [
+        ({"batch_size": 8}, [], "batch_size saved 16, wanted 8"),
+        ({"learning_rate": 1e-3}, [], "learning_rate saved 0.0005, wanted 0.001"),
+        ({}, ["--accumulate", "2"], "data differs: accumulate saved 1, wanted 2"),
+    ],
+)
+def test_resuming_with_another_optimizer_or_batch_is_refused(
+    finished, text_file, tmp_path, settings, args, message
+):
+    content = json.loads((finished / "settings.json").read_text(encoding="utf-8"))
+    names = ("learning_rate", "num_epochs", "batch_size", "weight_decay")
+    content["settings"] = {name: content["settings"][name] for name in names} | settings
+    (tmp_path / "other.json").write_text(json.dumps(content), encoding="utf-8")
+    before = contents(finished)
+    options = ["--settings", "other.json", "--data", text_file, "--out", finished, "--resume"]
+    done = run(tmp_path, "gpt_train.py", *options, *args)
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+    assert contents(finished) == before
+
+
 def test_resuming_a_finished_run_says_so_and_changes_no_weight(finished, text_file, tmp_path):
     shutil.copytree(finished, tmp_path / "out")
     args = [*TINY, "--data", text_file, "--epochs", "2", "--out", "out", "--resume"]

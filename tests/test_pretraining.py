@@ -314,6 +314,7 @@ def test_pretraining_runs_on_a_folder_of_texts(pretrained):
     [
         ([], "holds the results of another run (checkpoint.pth"),
         (["--resume", "--lr", "0.1"], "settings differ: lr saved 0.0005, wanted 0.1"),
+        (["--resume", "--seed", "5"], "settings differ: seed saved 123, wanted 5"),
         (["--resume", "--batch_size", "2"], "batch_size saved 4, wanted 2"),
         (["--resume", "--data_dir", "others"], "settings differ: data_sha256"),
     ],
@@ -330,22 +331,17 @@ def test_another_run_in_the_same_folder_is_refused(pretrained, args, message):
     assert (folder / "model_checkpoints-debug/checkpoint.pth").read_bytes() == weights
 
 
-def test_a_finished_run_can_be_prolonged(pretrained):
+def test_a_finished_run_says_so_and_can_be_prolonged(pretrained):
     folder, _ = pretrained
-    lines = len((folder / "model_checkpoints-debug/train-log.jsonl").read_text().splitlines())
-    done = run(
-        folder,
-        "pretraining_simple.py",
-        "--data_dir",
-        "books",
-        "--debug",
-        "--n_epochs",
-        3,
-        "--resume",
-    )
+    log = folder / "model_checkpoints-debug/train-log.jsonl"
+    lines = len(log.read_text().splitlines())
+    options = ["--data_dir", "books", "--debug", "--resume"]
+    done = run(folder, "pretraining_simple.py", *options, "--n_epochs", 2)
+    assert done.returncode == 0 and f"was finished after {lines} updates" in done.stdout
+    assert len(log.read_text().splitlines()) == lines
+    done = run(folder, "pretraining_simple.py", *options, "--n_epochs", 3)
     assert done.returncode == 0, done.stderr
-    log = (folder / "model_checkpoints-debug/train-log.jsonl").read_text().splitlines()
-    assert len(log) == lines // 2 * 3
+    assert len(log.read_text().splitlines()) == lines // 2 * 3
 
 
 @pytest.mark.parametrize(
