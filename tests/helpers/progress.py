@@ -34,7 +34,8 @@ class Progress:
     def line(self) -> str:
         seconds = self.clock() - self.started
         left = seconds / self.done * (self.total - self.done)
-        text = f"{self.done} of {self.total} tests in {minutes(seconds)}, about {minutes(left)} left"
+        times = f"{minutes(seconds)}, about {minutes(left)} left"
+        text = f"{self.done} of {self.total} tests in {times}"
         if self.running:
             nodeid, begun = min(self.running.items(), key=lambda item: item[1])
             text += f"; {nodeid} has been running for {self.clock() - begun:.0f} s"
