@@ -490,12 +490,23 @@ def test_data_command_downloads_only_what_is_named(cache, capsys, monkeypatch):
 def test_every_asset_can_be_checked():
     for asset in ASSETS.values():
         is_weights = asset.name.startswith(("gpt2", "openai-"))  # they say their own length
-        is_pinned = asset.sha256 or asset.member_sha256 or asset.size
+        is_pinned = asset.sha256 or asset.member_sha256 or asset.size or asset.last_words
         assert is_pinned or is_weights or asset.name == "alpaca-52k", asset.name  # entries are read
         assert asset.urls or asset.packages
         assert all(url.startswith("https://") for url in asset.urls)
         assert not asset.packages or (asset.sha256 and asset.size)
         assert asset.sample is None or (data.SAMPLES / asset.sample).is_file()
+
+
+def test_a_novel_is_known_by_its_title_and_a_cut_or_another_one_is_refused(tmp_path):
+    asset, path = ASSETS["middlemarch"], tmp_path / "middlemarch.txt"
+    end = "\n*** END OF THE PROJECT GUTENBERG EBOOK {} ***\nLicence\n"
+    path.write_text("Prelude" + end.format("MIDDLEMARCH"), encoding="utf-8")
+    data.check_file(asset, path)
+    for content in ("Prelude", "Chapter 1" + end.format("EMMA")):
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(ValueError, match="another or a damaged file"):
+            data.check_file(asset, path)
 
 
 @pytest.mark.real_data

@@ -128,8 +128,9 @@ def cached_path(asset: Asset) -> Path:
 def check_file(asset: Asset, path: Path) -> None:
     """Raise ``ValueError`` if a file is not the asset that the manifest describes.
 
-    Checked is the best that is known of it: its hash, the hash of an archive's member, or its size
-    and what a file of this format says about itself (``check_format``).
+    Checked is the best that is known of it: its hash, the hash of an archive's member, the words
+    with which a text ends, or its size and what a file of this format says about itself
+    (``check_format``).
     """
     check_format(path, asset.file_name)
     if asset.sha256:
@@ -139,6 +140,8 @@ def check_file(asset: Asset, path: Path) -> None:
         matches = hashlib.sha256(content).hexdigest() == asset.member_sha256
     elif asset.entries:
         matches = len(read_json(path)) == asset.entries
+    elif asset.last_words:
+        matches = asset.last_words in decode_text(path.read_bytes())
     else:
         matches = asset.size in (None, path.stat().st_size)
     if not matches:

@@ -35,6 +35,7 @@ class Asset:
     sha256: str | None = None  # None: see check_file for what is checked instead
     size: int | None = None  # bytes
     entries: int | None = None  # of a list in JSON
+    last_words: str | None = None  # of a text that is revised now and then: near its end
     member: str | None = None  # the one file of an archive that is used ...
     member_sha256: str | None = None  # ... and its hash
     sample: str | None = None  # bundled stand-in of the same format, used without a network
@@ -110,7 +111,8 @@ ASSETS = {
         Asset(
             name="middlemarch",
             file_name="middlemarch.txt",
-            urls=("https://www.gutenberg.org/cache/epub/145/pg145.txt",),  # mended now and then
+            urls=("https://www.gutenberg.org/cache/epub/145/pg145.txt",),
+            last_words="END OF THE PROJECT GUTENBERG EBOOK MIDDLEMARCH",
             licence="public domain",
             description='George Eliot, "Middlemarch" (1871), a long novel to measure training with',
             sample="short-story.txt",
