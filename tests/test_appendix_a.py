@@ -275,6 +275,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_any_other_number_of_processes_up_to_eight_does_so_too(tmp_path):
     script = tmp_path / "one_after_another.py"
     script.write_text(ONE_AFTER_ANOTHER, encoding="utf-8")

@@ -100,7 +100,10 @@ print([len(numbers) for numbers in lists], type(model).__name__)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
 def test_a_signal_saves_and_the_resumed_run_ends_as_if_nothing_had_happened(
     tmp_path, text_file, finished, number, code
 ):

@@ -185,7 +185,7 @@ def is_idle(engine: Engine) -> bool:
 @needs_browser
 def test_an_answer_grows_and_is_the_text_of_the_model(context, tiny, tiny_url):
     tab = Tab(context, tiny_url)
-    tab.set("New tokens", 60)
+    tab.set("New tokens", 120)
     tab.send("Every effort moves you")
     lengths = set()
     tab.wait_for(
@@ -194,10 +194,10 @@ def test_an_answer_grows_and_is_the_text_of_the_model(context, tiny, tiny_url):
         ),
         "no end",
     )
-    assert len(lengths) > 2
-    alone = generate_text(tiny.model, tiny.tokenizer, "Every effort moves you", 60)
+    assert len(lengths) > 1  # parts of it, and all of it
+    alone = generate_text(tiny.model, tiny.tokenizer, "Every effort moves you", 120)
     assert tab.texts("user") == ["Every effort moves you"] and tab.texts() == [alone]
-    assert tab.figures.input_value().startswith("4 tokens shown, 60 new, ")
+    assert tab.figures.input_value().startswith("4 tokens shown, 120 new, ")
     likely = tab.page.locator("#probabilities").inner_text()
     assert tiny.tokenizer.decode(tiny.tokenizer.encode(alone)[-1:]).strip() in likely
     assert "%" in likely

@@ -84,6 +84,20 @@ def test_notebook_runs_without_a_network_and_prints_what_is_committed(path):
     assert changed_cells(committed, executed) == []
 
 
+IN_SHORT = [path for path in NOTEBOOKS if run_notebooks.IN_FULL in path.read_text("utf-8")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", IN_SHORT, ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.usefixtures("real_model")
+@pytest.mark.timeout(3600)
+def test_notebook_that_the_other_tests_run_in_short_runs_whole(path):
+    committed = nbformat.read(path, as_version=4)
+    executed = run_notebooks.execute(path, timeout=3600)
+    if os.environ.get("LLMS_FROM_SCRATCH_MIRROR"):
+        assert changed_cells(committed, executed) == []
+
+
 @all_notebooks
 def test_notebook_is_committed_executed_in_order_and_without_errors(path):
     cells = [cell for cell in code_cells(nbformat.read(path, as_version=4)) if cell.source]

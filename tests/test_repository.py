@@ -180,6 +180,7 @@ def test_help_of_a_command_comes_at_once(command, without_libraries):
     assert time.perf_counter() - started < 1.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", WITH_HELP, ids=relative)
 def test_the_quick_help_is_the_whole_help(script):
     """With all libraries, by an abbreviation that skips nothing, the text is the same."""

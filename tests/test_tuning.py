@@ -108,7 +108,7 @@ search.run(objective, num_trials=12)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is a signal of POSIX")
-@pytest.mark.parametrize("sampler", ["grid", "random"])
+@pytest.mark.parametrize("sampler", ["grid", pytest.param("random", marks=pytest.mark.slow)])
 def test_killed_workers_lose_and_repeat_no_finished_configuration(tmp_path, sampler):
     folder = tmp_path / "search"
     for number in range(3):
