@@ -82,7 +82,6 @@ SECTIONS = {  # title: (files and folders, what all these errors have in common)
 class Message:
     path: Path
     function: str
-    error: str
     text: str
     cause: str
 
@@ -142,9 +141,8 @@ def messages() -> Iterator[Message]:
                 names = [a.name for a in above if isinstance(a, ast.FunctionDef | ast.ClassDef)]
                 text = template(node.exc.args[0])
                 if text:
-                    error = ast.unparse(node.exc.func)
                     function = ".".join(reversed(names)) or path.stem
-                    yield Message(path, function, error, text, cause_of(node, above))
+                    yield Message(path, function, text, cause_of(node, above))
 
 
 def ancestors(node: ast.AST, parents: dict) -> Iterator[ast.AST]:
@@ -178,7 +176,7 @@ def cause_of(node: ast.AST, above: list[ast.AST]) -> str:
         if isinstance(outer, ast.FunctionDef):
             break
         inner = outer
-    return "always" if not isinstance(inner, ast.For | ast.While) else "in a loop"
+    return "otherwise"
 
 
 def shorten(text: str, width: int) -> str:
