@@ -376,6 +376,17 @@ def _generators(seed, b: int, device: torch.device) -> list[torch.Generator | No
 # --- Text ---
 
 
+def token_bytes(tokenizer, token_id: int) -> bytes:
+    """The bytes of a token; none for an id without a token, which only fills up a vocabulary.
+
+    Models are often padded to a round number of ids, which their tokenizers do not know.
+    """
+    try:
+        return tokenizer.decode_single_token_bytes(token_id)
+    except KeyError:
+        return b""
+
+
 class TextStream:
     """Text from tokens that arrive one by one.
 
@@ -393,7 +404,7 @@ class TextStream:
 
     def add(self, token_id: int) -> str:
         """The text that this token completes; empty if it ends inside a character."""
-        return self._cut(self.decoder.decode(self.tokenizer.decode_single_token_bytes(token_id)))
+        return self._cut(self.decoder.decode(token_bytes(self.tokenizer, token_id)))
 
     def rest(self) -> str:
         """What is left at the end: a replacement sign if a character was not completed."""

@@ -279,6 +279,14 @@ def test_trimming_leaves_room_for_the_new_tokens():
 # --- Text ---
 
 
+def test_ids_that_only_fill_up_a_vocabulary_have_no_text():
+    ids = TOKENIZER.encode("A caf\u00e9")
+    middle = len(ids) - 1  # between the two bytes of the last character
+    stream = TextStream(TOKENIZER)
+    pieces = [stream.add(token_id) for token_id in [*ids[:middle], 50_257, *ids[middle:], 151_935]]
+    assert "".join(pieces) + stream.rest() == "A caf\u00e9"
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=30), st.lists(st.text(min_size=1, max_size=4), max_size=3))
 def test_a_stream_gives_the_text_up_to_the_first_stop_string(text, stops):

@@ -25,7 +25,7 @@ from llms_from_scratch.app.talk import (
     table_as_html,
     without_thoughts,
 )
-from llms_from_scratch.generate import Sampling
+from llms_from_scratch.generate import Sampling, token_bytes
 from llms_from_scratch.serving.engine import Busy, End, Engine, Job, Token
 from llms_from_scratch.serving.server import listen
 from llms_from_scratch.serving.speaking import Speaker
@@ -164,7 +164,7 @@ class Conversation:
 
     def spell(self, token_id: int) -> str:
         """A token as one can see it: spaces and line breaks too, and half a character as bytes."""
-        data = self.speaker.tokenizer.decode_single_token_bytes(token_id)
+        data = token_bytes(self.speaker.tokenizer, token_id)
         try:
             text = data.decode("utf-8")
         except UnicodeDecodeError:

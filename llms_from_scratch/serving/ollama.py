@@ -15,6 +15,7 @@ from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from llms_from_scratch import __version__
+from llms_from_scratch.generate import token_bytes
 from llms_from_scratch.serving.engine import End, Job, Token
 from llms_from_scratch.serving.requests import (
     Answers,
@@ -229,7 +230,7 @@ def _message(text: str) -> dict:
 
 def _logprob(token: Token, tokenizer) -> dict:
     def described(token_id: int, logprob: float) -> dict:
-        data = tokenizer.decode_single_token_bytes(token_id)
+        data = token_bytes(tokenizer, token_id)
         return {
             "token": data.decode("utf-8", errors="replace"),
             "logprob": logprob,

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
+from llms_from_scratch.generate import token_bytes
 from llms_from_scratch.serving.access import error_body
 from llms_from_scratch.serving.engine import End, Job, Token
 from llms_from_scratch.serving.requests import (
@@ -169,7 +170,7 @@ class Form:
         raise NotImplementedError
 
     def spell(self, token_id: int) -> tuple[str, bytes]:
-        data = self.tokenizer.decode_single_token_bytes(token_id)
+        data = token_bytes(self.tokenizer, token_id)
         return data.decode("utf-8", errors="replace"), data
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from llms_from_scratch.data.files import atomic_write
+from llms_from_scratch.generate import token_bytes
 from llms_from_scratch.saving import (
     load_plain_state_dict,
     lora_layers,
@@ -193,10 +194,7 @@ def describe_vocabulary(tokenizer) -> dict:
     """What identifies a ``tiktoken`` vocabulary: its name, size, and a hash of all its tokens."""
     digest = hashlib.sha256()
     for token_id in range(tokenizer.n_vocab):
-        try:
-            token = tokenizer.decode_single_token_bytes(token_id)
-        except KeyError:
-            token = b""  # some vocabularies have gaps
+        token = token_bytes(tokenizer, token_id)  # empty in a gap
         digest.update(len(token).to_bytes(4, "little") + token)
     return {"name": tokenizer.name, "size": tokenizer.n_vocab, "sha256": digest.hexdigest()}
 
