@@ -31,6 +31,8 @@ os.environ.setdefault(
 os.environ["LLMS_FROM_SCRATCH_CACHE"] = tempfile.mkdtemp(prefix="llms-from-scratch-tests-")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # parallel processes take no time by waiting
+if "PYTEST_XDIST_WORKER" in os.environ:  # kernels and scripts share the cores with other workers
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["MPLBACKEND"] = "agg"
 if MIRROR and "://" not in MIRROR:
     os.environ["LLMS_FROM_SCRATCH_MIRROR"] = str(Path(MIRROR).resolve())

@@ -1,12 +1,11 @@
 """Estimators of chapter 4's variants: the bytes of real caches, published shapes, clear errors."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from scripts import run_script
 
 from llms_from_scratch import cache_memory
 from llms_from_scratch.blocks.delta_rule import GatedDeltaNet
@@ -148,12 +147,7 @@ def test_published_shapes_are_those_of_the_configurations(name, cfg):
 
 
 def run(script, *options):
-    return subprocess.run(
-        [sys.executable, ROOT / "ch04" / script, *map(str, options)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
+    return run_script(ROOT / "ch04" / script, *options, cwd=ROOT)
 
 
 SIZES = ("--context_length", 32768, "--emb_dim", 4096, "--n_heads", 32, "--n_layers", 32)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scripts import run_script
 
 FOLDER = Path(__file__).resolve().parent.parent / "ch04" / "01_main-chapter-code"
 
@@ -32,19 +33,8 @@ EXPORTS = """GPTDatasetV1 create_dataloader_v1 MultiHeadAttention LayerNorm GELU
 TransformerBlock GPTModel generate_text_simple main""".split()
 
 
-def python(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=300,
-    )
-
-
 def gpt_py(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
-    return python(str(FOLDER / "gpt.py"), *arguments, folder=folder)
+    return run_script(FOLDER / "gpt.py", *arguments, cwd=folder)
 
 
 def lines(text: str) -> list[str]:
@@ -99,7 +89,8 @@ def test_the_device_can_be_chosen_and_an_unknown_one_is_refused(tmp_path):
 
 
 def test_a_notebook_in_the_folder_can_import_every_name_of_the_book():
-    done = python("-c", f"from gpt import {', '.join(EXPORTS)}", folder=FOLDER)
+    command = [sys.executable, "-c", f"from gpt import {', '.join(EXPORTS)}"]
+    done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

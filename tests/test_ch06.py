@@ -18,6 +18,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripts import run_script
 from torch.utils.data import DataLoader
 
 from llms_from_scratch import ch06 as ch06_module
@@ -441,22 +442,15 @@ def test_plot_values_writes_the_books_file_name(tmp_path, monkeypatch):
 # --- the script
 
 
-def run_script(*arguments, folder):
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=300,
-    )
+def run_finetuning(*arguments, folder):
+    return run_script(SCRIPT, *arguments, cwd=folder)
 
 
 def test_script_trains_and_then_classifies(tmp_path):
     data = tmp_path / "mine.csv"
     rows = [f"ham,see you at {i}" for i in range(20)] + [f"spam,win {i} now" for i in range(20)]
     data.write_text("Label,Text\n" + "\n".join(rows), encoding="utf-8")
-    done = run_script("--preset", "tiny", "--data", "mine.csv", "--out", "run", folder=tmp_path)
+    done = run_finetuning("--preset", "tiny", "--data", "mine.csv", "--out", "run", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     for name in ("Train", "Validation", "Test"):
         assert re.search(rf"{name} accuracy: \d+\.\d\d%", done.stdout)
@@ -469,15 +463,15 @@ def test_script_trains_and_then_classifies(tmp_path):
         for suffix in ("pdf", "png"):
             assert (tmp_path / "run" / f"{label}-plot.{suffix}").is_file()
 
-    done = run_script("--classify", "win a prize", "--out", "run", folder=tmp_path)
+    done = run_finetuning("--classify", "win a prize", "--out", "run", folder=tmp_path)
     assert re.fullmatch(r"(not )?spam \(probability [01]\.\d{3}\)\n", done.stdout), done.stderr
-    done = run_script("--classify", " ", "--out", "run", folder=tmp_path)
+    done = run_finetuning("--classify", " ", "--out", "run", folder=tmp_path)
     assert done.returncode == 2 and "empty" in done.stderr
 
 
 def test_script_classifies_with_the_notebooks_classifier_too(model, tmp_path):
     save_classifier(tmp_path, model, CONFIG, max_length=16)  # it says no data set
-    done = run_script("--classify", "win a prize", "--out", ".", folder=tmp_path)
+    done = run_finetuning("--classify", "win a prize", "--out", ".", folder=tmp_path)
     assert done.returncode == 0 and "(probability " in done.stdout, done.stderr
 
 
@@ -496,7 +490,7 @@ def test_script_classifies_with_the_notebooks_classifier_too(model, tmp_path):
 def test_script_refuses_what_cannot_work(tmp_path, arguments, message):
     rows = [f"{label},text {i}" for label in LABELS for i in range(20)]
     (tmp_path / "mine.csv").write_text("Label,Text\n" + "\n".join(rows), encoding="utf-8")
-    done = run_script("--preset", "tiny", "--out", "run", *arguments, folder=tmp_path)
+    done = run_finetuning("--preset", "tiny", "--out", "run", *arguments, folder=tmp_path)
     assert done.returncode == 2
     assert message in done.stderr and "Traceback" not in done.stderr
 
@@ -516,11 +510,11 @@ def test_script_never_replaces_a_run_silently_and_leaves_nothing_of_it_otherwise
     (tmp_path / "run").mkdir()
     (tmp_path / "run/metrics.json").write_text("mine")
     (tmp_path / "run/notes.txt").write_text("mine too")
-    done = run_script(*arguments, folder=tmp_path)
+    done = run_finetuning(*arguments, folder=tmp_path)
     assert done.returncode == 2 and "--overwrite replaces it" in done.stderr
     assert "--resume" not in done.stderr  # there is nothing to resume
     assert (tmp_path / "run/metrics.json").read_text() == "mine"
-    done = run_script(*arguments, "--overwrite", "--learning-rate", "1e30", folder=tmp_path)
+    done = run_finetuning(*arguments, "--overwrite", "--learning-rate", "1e30", folder=tmp_path)
     assert done.returncode == 1 and "became nan" in done.stderr
     assert "Traceback" not in done.stderr and "Wrote" not in done.stdout
     names = {path.name for path in (tmp_path / "run").iterdir()}
@@ -530,7 +524,7 @@ def test_script_never_replaces_a_run_silently_and_leaves_nothing_of_it_otherwise
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 def test_a_stopped_script_goes_on_as_if_nothing_had_happened(own_messages, tmp_path):
     arguments = ["--preset", "tiny", "--data", str(own_messages), "--epochs", "8"]
-    done = run_script(*arguments, "--out", "whole", folder=tmp_path)
+    done = run_finetuning(*arguments, "--out", "whole", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     command = [sys.executable, str(SCRIPT), *arguments, "--out", "halved"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -544,16 +538,16 @@ def test_a_stopped_script_goes_on_as_if_nothing_had_happened(own_messages, tmp_p
     assert "Stopping: this update is finished" in errors and "Traceback" not in errors
     assert (tmp_path / "halved/checkpoint.pth").is_file()
     for change, name in ((["--seed", "5"], "seed"), (["--learning-rate", "0.1"], "learning_rate")):
-        done = run_script(*arguments, *change, "--out", "halved", "--resume", folder=tmp_path)
+        done = run_finetuning(*arguments, *change, "--out", "halved", "--resume", folder=tmp_path)
         assert done.returncode == 2 and f"settings differ: {name} saved" in done.stderr
-    done = run_script(*arguments, "--out", "halved", "--resume", folder=tmp_path)
+    done = run_finetuning(*arguments, "--out", "halved", "--resume", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     files = (tmp_path / folder / "metrics.json" for folder in ("whole", "halved"))
     one, other = (json.loads(path.read_text()) for path in files)
     assert {**one, "seconds": 0} == {**other, "seconds": 0}
     names = {path.name for path in (tmp_path / "whole").iterdir()}
     assert names == {path.name for path in (tmp_path / "halved").iterdir()}
-    done = run_script(*arguments, "--out", "halved", "--resume", folder=tmp_path)
+    done = run_finetuning(*arguments, "--out", "halved", "--resume", folder=tmp_path)
     assert done.returncode == 2 and "is finished" in done.stderr
 
 

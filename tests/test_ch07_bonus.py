@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scripts import run_script
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from llms_from_scratch.ch07 import load_entries
@@ -67,18 +68,15 @@ def test_one_entry_of_each_group_is_kept(finder):
         finder["find_near_duplicates"](data, 2)
 
 
-def run(script: Path, *arguments, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, **options)
-
-
 def test_the_script_writes_what_is_left(tmp_path):
     path, out = tmp_path / "entries.json", tmp_path / "clean.json"
     data = [entry("a dog", "It is é."), entry("a cat", "It is é!"), entry("a fox", "No.")]
     path.write_text(json.dumps(data), encoding="utf-8")
-    done = run(FIND, "--json_file", path, "--remove_duplicates")
+    done = run_script(FIND, "--json_file", path, "--remove_duplicates", cwd=tmp_path)
     assert done.returncode == 2 and "needs a --json_output_file" in done.stderr
-    done = run(FIND, "--json_file", path, "--remove_duplicates", "--json_output_file", out)
+    done = run_script(
+        FIND, "--json_file", path, "--remove_duplicates", "--json_output_file", out, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(out.read_text(encoding="utf-8")) == [data[0], data[2]]
     assert "output: 1 pairs above 0.90" in done.stdout
@@ -100,7 +98,7 @@ def test_the_scores_are_those_of_the_book(finder):
 def test_dpo_runs_stops_and_goes_on_to_the_same_numbers(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     options = ["--preset", "tiny", "--batch-size", "2", "--device", "cpu", "--epochs", "2"]
-    done = run(DPO, *options, "--out", whole)
+    done = run_script(DPO, *options, "--out", whole, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     metrics = json.loads((whole / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["updates"] == 8 and len(metrics["history"]) == 2
@@ -121,8 +119,8 @@ def test_dpo_runs_stops_and_goes_on_to_the_same_numbers(tmp_path):
     process.communicate(timeout=60)
     assert process.returncode == 130
     assert (parts / "checkpoint.pth").is_file()
-    assert "--resume continues it" in run(DPO, *options, "--out", parts).stderr
-    done = run(DPO, *options, "--out", parts, "--resume")
+    assert "--resume continues it" in run_script(DPO, *options, "--out", parts, cwd=tmp_path).stderr
+    done = run_script(DPO, *options, "--out", parts, "--resume", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     resumed = json.loads((parts / "metrics.json").read_text(encoding="utf-8"))
     assert resumed["history"] == metrics["history"]

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 from repository import ROOT, relative, tracked_files
+from scripts import run_script
 
 TRACKED = tracked_files()
 PAGES = [path for path in TRACKED if path.suffix == ".md" and ".zh-CN" not in path.name]
@@ -142,23 +143,26 @@ def clone(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.marker == "run"], ids=name_of)
 def test_marked_commands_run_from_the_top_folder(block, clone):
     scripts = str(Path(sys.executable).parent)
-    environment = os.environ | {
+    environment = {
         "PATH": os.pathsep.join([scripts, os.environ["PATH"]]),
         "LLMS_FROM_SCRATCH_OFFLINE": "1",
     }
     for words in block.commands:
-        if words[0] == "python":
-            words = [sys.executable, *words[1:]]
-        if words[0] == "llms-from-scratch":
-            words = [sys.executable, "-m", "llms_from_scratch.app.cli", *words[1:]]
-        done = subprocess.run(
-            words,
-            cwd=clone,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        if words[0] == "python" and not words[1].startswith("-"):
+            done = run_script(*words[1:], cwd=clone, env=environment)
+        else:
+            if words[0] == "python":
+                words = [sys.executable, *words[1:]]
+            if words[0] == "llms-from-scratch":
+                words = [sys.executable, "-m", "llms_from_scratch.app.cli", *words[1:]]
+            done = subprocess.run(
+                words,
+                cwd=clone,
+                env=os.environ | environment,
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
         assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
 
 

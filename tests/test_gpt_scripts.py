@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from scripts import run_script
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTER = ROOT / "ch05/01_main-chapter-code"
@@ -20,14 +21,8 @@ TEXT = "The cat sat on the mat, and the dog lay by the door; neither of them mov
 
 
 def run(cwd, script, *args, **env):
-    return subprocess.run(
-        [sys.executable, CHAPTER / script, *args],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        env=os.environ | {"LLMS_FROM_SCRATCH_OFFLINE": "1"} | env,
-    )
+    offline = {"LLMS_FROM_SCRATCH_OFFLINE": "1"}
+    return run_script(CHAPTER / script, *args, cwd=cwd, env=offline | env)
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripts import run_script
 
 from llms_from_scratch.ch02 import GPTDatasetV1
 from llms_from_scratch.tokenizer import get_tokenizer
@@ -27,14 +26,7 @@ BOOK = "It was a dark and stormy night; the rain fell in torrents, except at tim
 
 
 def run(cwd, script, *args):
-    return subprocess.run(
-        [sys.executable, FOLDER / script, *map(str, args)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        env=os.environ | {"LLMS_FROM_SCRATCH_OFFLINE": "1"},
-    )
+    return run_script(FOLDER / script, *args, cwd=cwd, env={"LLMS_FROM_SCRATCH_OFFLINE": "1"})
 
 
 @pytest.fixture
