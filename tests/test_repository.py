@@ -197,9 +197,11 @@ def test_the_quick_help_is_the_whole_help(script):
 def test_sources_edit_no_import_path_and_open_text_with_an_encoding(path):
     source = path.read_text(encoding="utf-8")
     tree = ast.parse(source)
+    is_launcher = path == ROOT / "tests/helpers/scripts.py"  # does what "python script.py" does
     for node in ast.walk(tree):
         assert not isinstance(node, ast.ImportFrom) or node.names[0].name != "*"
-        assert not (isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.path")
+        edits = isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.path"
+        assert not edits or is_launcher
 
 
 def names_of_requirements(lines) -> set[str]:
