@@ -1,8 +1,8 @@
 """Run scripts as a person types them, without importing PyTorch anew for each of them.
 
 Each script runs in a process of its own, forked from one that has imported the slow libraries and
-done nothing else ("forkserver" of ``multiprocessing``). Where a system cannot fork, and for a help
-text, which must come without any library, it is a new one.
+done nothing else ("forkserver" of ``multiprocessing``). It is a new one for a help text, which must
+come without any library, and where forking is not safe (macOS) or not possible (Windows).
 """
 
 import atexit
@@ -27,11 +27,12 @@ def run_script(
     Returns exit code, stdout and stderr as ``subprocess.run(..., text=True)`` does.
     """
     command = [str(part) for part in (script, *arguments)]
-    if "--help" in command or "forkserver" not in multiprocessing.get_all_start_methods():
+    if "--help" in command or sys.platform != "linux":
         return subprocess.run(
             [sys.executable, *command],
             cwd=cwd,
             env=os.environ | (env or {}),
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             encoding="utf-8",
             timeout=timeout,
