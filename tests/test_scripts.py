@@ -64,9 +64,7 @@ def test_scripts_leave_nothing_in_one_another(tmp_path):
     )
     (tmp_path / "reads.py").write_text(
         "import os, torch\n"
-        "print('LEFT' in os.environ, hasattr(torch, 'left'), torch.initial_seed())"
+        "print('LEFT' in os.environ, hasattr(torch, 'left'), torch.initial_seed() == 5)"
     )
-    before = run_script("reads.py", cwd=tmp_path).stdout
     assert run_script("writes.py", cwd=tmp_path).returncode == 0
-    assert run_script("reads.py", cwd=tmp_path).stdout == before
-    assert before.startswith("False False")
+    assert run_script("reads.py", cwd=tmp_path).stdout == "False False False\n"
