@@ -6,7 +6,7 @@
 
 Committed outputs come from the book's real data: set LLMS_FROM_SCRATCH_MIRROR, or be online.
 
-A notebook that takes longer than ten seconds has a cell tagged ``parameters`` with the line
+A notebook that takes longer than 15 seconds has a cell tagged ``parameters`` with the line
 ``QUICK = False``. With --quick it runs with ``QUICK = True`` instead, and what then differs is
 tagged as varying. With --write, the time that a notebook took is written into its first cell, where
 that cell has a sentence "Running time: ... on two CPU cores".
